@@ -1,0 +1,65 @@
+# GNU make; works from any folder. Everything lives in .venv, always called as `.venv/bin/python -m ...`.
+#   PYTHON       the Python that .venv is made with, 3.11 or newer
+#   TORCH_INDEX  one more package index to take torch from, such as PyTorch's CPU-only one
+
+PYTHON ?= $(shell if python3.11 -c '' 2>/dev/null; then echo python3.11; else echo python3; fi)
+TORCH_INDEX ?=
+ifneq ($(strip $(TORCH_INDEX)),)
+export PIP_EXTRA_INDEX_URL := $(strip $(TORCH_INDEX) $(PIP_EXTRA_INDEX_URL))
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+VENV_PYTHON := .venv/bin/python
+PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lab lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@echo "The first call sets up .venv (about 2 minutes, 2 GB). On Linux without a GPU, spare yourself gigabytes"
+	@echo "of CUDA: give the address of PyTorch's CPU package index, as in  make demo TORCH_INDEX=ADDRESS"
+
+demo: .venv/installed  ## generate "a cat in a red hat" into test.mp4
+	@$(VENV_PYTHON) launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4
+
+test: .venv/installed  ## lint, unit tests, and every notebook compared with its stored outputs
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m pytest tests/
+	$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
+
+check: .venv/installed  ## can this machine run the workshop? one line per requirement
+	@$(VENV_PYTHON) -m kandinsky_mini.lab.check
+
+lab: .venv/installed  ## open the first lesson in JupyterLab
+	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
+
+lock: .venv/bin/python  ## resolve pyproject.toml anew into requirements.lock
+	@$(PIP_INSTALL) packaging
+	$(VENV_PYTHON) .ci/lock.py torch==2.13.0
+
+clean:  ## remove .venv and caches, nothing else
+	rm -rf .venv .pytest_cache .ruff_cache build kandinsky_mini.egg-info
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up, once. The note `unfinished` becomes the stamp `installed` only at the very end: an interrupted
+# installation is started afresh, a finished one is reused until the lock or pyproject.toml changes.
+.venv/installed: requirements.lock pyproject.toml
+	@if test -e .venv/unfinished; then echo "Removing an unfinished .venv"; rm -rf .venv; fi
+	@rm -f $@
+	@$(MAKE) --no-print-directory .venv/bin/python
+	@touch .venv/unfinished
+	@echo "Installing $$(grep -c == requirements.lock) packages from requirements.lock into .venv: about 2 minutes"
+	@$(PIP_INSTALL) -r requirements.lock
+	@echo "Installing kandinsky_mini itself, editable"
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@mv .venv/unfinished $@
+	@echo "Set-up done"
+
+.venv/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not." \
+		     "Name one that is: make PYTHON=python3.12"; exit 1; }
+	@echo "Making .venv with $$("$(PYTHON)" --version)"
+	@mkdir -p .venv && touch .venv/unfinished
+	@"$(PYTHON)" -m venv .venv

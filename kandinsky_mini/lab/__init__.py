@@ -1,0 +1,1 @@
+"""What the notebooks, the benchmark and `make check` share."""

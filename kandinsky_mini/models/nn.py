@@ -1,0 +1,210 @@
+"""The parts of the CrossDiT. Nothing here knows about parallelism: a plan can shard every module from outside.
+
+Shapes: tokens are unbatched, (S, D). Every module also takes leading dimensions, (..., S, D), for training.
+Embeddings of time and pooled text keep a token dimension of one, (..., 1, D), so that they broadcast over tokens.
+Numerics follow the released model: norms, modulation, RoPE and residual sums in float32, the rest in x's dtype.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+
+def frequencies(n: int, device: torch.device, max_period: float = 10_000.0) -> torch.Tensor:
+    """n frequencies (n,), from 1 down to 1 / max_period, as in "Attention is all you need"."""
+    return torch.exp(-math.log(max_period) * torch.arange(n, dtype=torch.float32, device=device) / n)
+
+
+def modulate(norm: nn.LayerNorm, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Normalise each token of x (..., S, D), then scale and shift it; shift and scale are (..., 1, D)."""
+    return (norm(x.float()) * (scale.float() + 1.0) + shift.float()).type_as(x)
+
+
+def gated_sum(x: torch.Tensor, out: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """The residual connection x + gate * out; gate is (..., 1, D)."""
+    return (x.float() + gate.float() * out.float()).type_as(x)
+
+
+def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    """Apply RoPE: turn each pair of channels of x (..., S, heads, head_dim) by its angle.
+
+    rope is (S, 1, head_dim / 2, 2): cosine and sine of the angle of every token and pair.
+    """
+    cos, sin = rope.unbind(-1)
+    a, b = rearrange(x.float(), "... (pair two) -> ... pair two", two=2).unbind(-1)
+    turned = torch.stack([cos * a - sin * b, sin * a + cos * b], dim=-1)
+    return turned.flatten(-2).type_as(x)
+
+
+class TimeEmbeddings(nn.Module):
+    """time (..., 1), in thousandths: 0 is clean, 1000 is noise -> (..., 1, time_dim)."""
+
+    def __init__(self, model_dim: int, time_dim: int):
+        super().__init__()
+        self.model_dim = model_dim
+        self.in_layer = nn.Linear(model_dim, time_dim)
+        self.activation = nn.SiLU()
+        self.out_layer = nn.Linear(time_dim, time_dim)
+
+    def forward(self, time: torch.Tensor) -> torch.Tensor:
+        angles = time.float()[..., None] * frequencies(self.model_dim // 2, time.device)
+        sinusoid = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+        return self.out_layer(self.activation(self.in_layer(sinusoid.to(self.in_layer.weight.dtype))))
+
+
+class TextEmbeddings(nn.Module):
+    """(..., S, text_dim) -> (..., S, model_dim)."""
+
+    def __init__(self, text_dim: int, model_dim: int):
+        super().__init__()
+        self.in_layer = nn.Linear(text_dim, model_dim)
+        self.norm = nn.LayerNorm(model_dim)
+
+    def forward(self, text_embed: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.in_layer(text_embed))
+
+
+class VisualEmbeddings(nn.Module):
+    """Latent (..., T, H, W, C) -> tokens (..., S, model_dim), one token for each patch, in the order t, h, w."""
+
+    def __init__(self, visual_dim: int, model_dim: int, patch_size: tuple[int, int, int]):
+        super().__init__()
+        self.patch_size = patch_size
+        self.in_layer = nn.Linear(math.prod(patch_size) * visual_dim, model_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pt, ph, pw = self.patch_size
+        patches = "... (t pt) (h ph) (w pw) c -> ... (t h w) (pt ph pw c)"
+        return self.in_layer(rearrange(x, patches, pt=pt, ph=ph, pw=pw))
+
+
+class RoPE1D(nn.Module):
+    """Positions (S,) -> rope (S, 1, head_dim / 2, 2)."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+
+    def forward(self, pos: torch.Tensor) -> torch.Tensor:
+        angles = torch.outer(pos.float(), frequencies(self.head_dim // 2, pos.device))
+        return torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)[:, None]
+
+
+class RoPE3D(nn.Module):
+    """Positions of frames (T,), rows (H,) and columns (W,) -> rope (T * H * W, 1, head_dim / 2, 2).
+
+    axes_dims says how many channels of a head tell the time, the row and the column; scale_factor divides
+    the three positions' angles, so that a larger picture can use the angles of a smaller one.
+    """
+
+    def __init__(self, axes_dims: tuple[int, int, int]):
+        super().__init__()
+        self.axes_dims = axes_dims
+
+    def forward(self, pos: list[torch.Tensor], scale_factor: tuple[float, float, float]) -> torch.Tensor:
+        t, h, w = (
+            torch.outer(axis.float(), frequencies(dim // 2, axis.device)) / scale
+            for axis, dim, scale in zip(pos, self.axes_dims, scale_factor, strict=True)
+        )
+        grid = (len(t), len(h), len(w), -1)
+        angles = torch.cat(
+            [t[:, None, None].expand(grid), h[None, :, None].expand(grid), w[None, None].expand(grid)], dim=-1
+        ).flatten(0, 2)
+        return torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)[:, None]
+
+
+class Modulation(nn.Module):
+    """Time embedding (..., 1, time_dim) -> num_params * model_dim shifts, scales and gates.
+
+    Starts at zero, which makes a fresh block the identity.
+    """
+
+    def __init__(self, time_dim: int, model_dim: int, num_params: int):
+        super().__init__()
+        self.activation = nn.SiLU()
+        self.out_layer = nn.Linear(time_dim, num_params * model_dim)
+        nn.init.zeros_(self.out_layer.weight)
+        nn.init.zeros_(self.out_layer.bias)
+
+    def forward(self, time_embed: torch.Tensor) -> torch.Tensor:
+        return self.out_layer(self.activation(time_embed))
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention, q, k, v (..., S, heads, head_dim) -> (..., S, heads, head_dim).
+
+    A module of its own, without parameters, so that a plan can re-shard what goes in and what comes out.
+    """
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        # The fast kernels want exactly one batch dimension, and heads before tokens.
+        batched = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
+        return F.scaled_dot_product_attention(*batched).transpose(1, 2).reshape(q.shape)
+
+
+class MultiheadSelfAttention(nn.Module):
+    """x (..., S, D), rope (S, 1, head_dim / 2, 2) -> heads side by side (..., S, D), not yet projected."""
+
+    def __init__(self, num_channels: int, head_dim: int):
+        super().__init__()
+        self.num_heads = num_channels // head_dim
+        self.to_query = nn.Linear(num_channels, num_channels)
+        self.to_key = nn.Linear(num_channels, num_channels)
+        self.to_value = nn.Linear(num_channels, num_channels)
+        self.query_norm = nn.RMSNorm(head_dim)
+        self.key_norm = nn.RMSNorm(head_dim)
+        self.attention = Attention()
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return rearrange(x, "... s (heads d) -> ... s heads d", heads=self.num_heads)
+
+    def forward(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self.split_heads(project(x)) for project in (self.to_query, self.to_key, self.to_value))
+        q = rotate(self.query_norm(q.float()).type_as(q), rope)
+        k = rotate(self.key_norm(k.float()).type_as(k), rope)
+        return self.attention(q, k, v).flatten(-2)
+
+
+class MultiheadCrossAttention(MultiheadSelfAttention):
+    """Queries from x (..., S, D), keys and values from cond (..., L, D), no RoPE -> (..., S, D)."""
+
+    def forward(self, x: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self.split_heads(y) for y in (self.to_query(x), self.to_key(cond), self.to_value(cond)))
+        q = self.query_norm(q.float()).type_as(q)
+        k = self.key_norm(k.float()).type_as(k)
+        return self.attention(q, k, v).flatten(-2)
+
+
+class FeedForward(nn.Module):
+    """(..., S, D) -> (..., S, D) through ff_dim channels."""
+
+    def __init__(self, dim: int, ff_dim: int):
+        super().__init__()
+        self.in_layer = nn.Linear(dim, ff_dim, bias=False)
+        self.activation = nn.GELU()
+        self.out_layer = nn.Linear(ff_dim, dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out_layer(self.activation(self.in_layer(x)))
+
+
+class OutLayer(nn.Module):
+    """Tokens (..., S, D) and time embedding (..., 1, time_dim) -> latent (..., T, H, W, visual_dim)."""
+
+    def __init__(self, model_dim: int, time_dim: int, visual_dim: int, patch_size: tuple[int, int, int]):
+        super().__init__()
+        self.patch_size = patch_size
+        self.modulation = Modulation(time_dim, model_dim, 2)
+        self.norm = nn.LayerNorm(model_dim, elementwise_affine=False)
+        self.out_layer = nn.Linear(model_dim, math.prod(patch_size) * visual_dim)
+
+    def forward(self, x: torch.Tensor, time_embed: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+        """grid is the number of patches along time, height and width."""
+        shift, scale = self.modulation(time_embed).chunk(2, dim=-1)
+        x = self.out_layer(modulate(self.norm, x, shift, scale))
+        (t, h, w), (pt, ph, pw) = grid, self.patch_size
+        unpatch = "... (t h w) (c pt ph pw) -> ... (t pt) (h ph) (w pw) c"
+        return rearrange(x, unpatch, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)

@@ -1,0 +1,93 @@
+"""Text to embeddings: Qwen2.5-VL's text path for the words, CLIP's text model for the whole prompt.
+
+The same classes load mini's tiny encoders and the released ones; both are transformers' own.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, Qwen2_5_VLTextModel
+
+from ..config import TextConfig
+
+
+class TextEmbeds(NamedTuple):
+    """text (L, in_text_dim): one embedding a token; pooled (1, in_text_dim2): one for the prompt."""
+
+    text: torch.Tensor
+    pooled: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "TextEmbeds":
+        return TextEmbeds(self.text.to(device), self.pooled.to(device))
+
+
+class TextEmbedder(nn.Module):
+    """Both text encoders with their tokenizers."""
+
+    def __init__(
+        self,
+        text_encoder: Qwen2_5_VLTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder2: CLIPTextModel,
+        tokenizer2: PreTrainedTokenizerBase,
+        config: TextConfig,
+    ):
+        super().__init__()
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self.text_encoder2, self.tokenizer2 = text_encoder2, tokenizer2
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        return self.text_encoder.device
+
+    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts of one length in tokens -> token ids (B, L) for the first and (B, L2) for the second encoder."""
+        config = self.config
+        ids = self.tokenizer(
+            [config.prompt_template.format(prompt) for prompt in prompts],
+            max_length=config.crop_start + config.max_length,
+            truncation=True,
+            return_tensors="pt",
+        )["input_ids"]
+        ids2 = self.tokenizer2(
+            prompts,
+            max_length=config.pooled_max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        )["input_ids"]
+        return ids, ids2
+
+    def forward(self, ids: torch.Tensor, ids2: torch.Tensor) -> TextEmbeds:
+        """Token ids (B, L) and (B, L2) -> text (B, L, in_text_dim), pooled (B, 1, in_text_dim2)."""
+        hidden = self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state
+        pooled = self.text_encoder2(input_ids=ids2).pooler_output
+        return TextEmbeds(hidden[:, self.config.crop_start :], pooled[:, None])
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> TextEmbeds:
+        """One prompt, without padding -> text (L, in_text_dim), pooled (1, in_text_dim2)."""
+        text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt])))
+        return TextEmbeds(text[0], pooled[0])
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of the prompt that are not in the vocabulary; a real tokenizer knows pieces of any word."""
+        if self.tokenizer.unk_token is None:
+            return []
+        pieces = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt)
+        unk = self.tokenizer.unk_token_id
+        return [word for word, _ in pieces if unk in self.tokenizer(word, add_special_tokens=False)["input_ids"]]
+
+
+def load_text_embedder(text_encoder: Path, text_encoder2: Path, config: TextConfig, dtype: torch.dtype) -> TextEmbedder:
+    """Load both encoders and their tokenizers from folders as save_pretrained writes them."""
+    return TextEmbedder(
+        Qwen2_5_VLTextModel.from_pretrained(text_encoder, dtype=dtype, local_files_only=True),
+        AutoTokenizer.from_pretrained(text_encoder, local_files_only=True),
+        CLIPTextModel.from_pretrained(text_encoder2, dtype=dtype, local_files_only=True),
+        AutoTokenizer.from_pretrained(text_encoder2, local_files_only=True),
+        config,
+    ).eval()

@@ -1,0 +1,99 @@
+"""Training data: rendered videos, their latents, and captions. It all lives on the training device."""
+
+import random
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from tqdm.auto import tqdm
+
+from ..models.text_embedders import TextEmbedder
+from ..models.vae import encode
+from .captions import LANGUAGES, caption
+from .render import render
+from .scenes import Scene, all_scenes, is_held_out
+
+
+def training_scenes() -> list[Scene]:
+    return [scene for scene in all_scenes() if not is_held_out(scene)]
+
+
+def held_out_scenes() -> list[Scene]:
+    return [scene for scene in all_scenes() if is_held_out(scene)]
+
+
+def repeat_scenes(scenes: list[Scene], count: int) -> list[Scene]:
+    """count scenes in turn: video i shows scene i modulo the number of scenes."""
+    return [scenes[i % len(scenes)] for i in range(count)]
+
+
+def render_videos(scenes: list[Scene], frames: int, seed: int, device: torch.device, chunk: int = 96) -> torch.Tensor:
+    """uint8 videos (len(scenes), 3, frames, 128, 192) on the device, drawn from the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        render(scenes[start : start + chunk], frames, generator, device=device)
+        for start in tqdm(range(0, len(scenes), chunk), desc="rendering")
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def render_latents(
+    vae: AutoencoderKLHunyuanVideo,
+    scenes: list[Scene],
+    videos_per_scene: int,
+    frames: int,
+    seed: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """bfloat16 latents (N, T, H, W, C) of videos_per_scene videos of each scene, rendered on the way."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for _ in tqdm(range(videos_per_scene), desc="latents"):
+        for start in range(0, len(scenes), 48):
+            videos = render(scenes[start : start + 48], frames, generator, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                parts += [encode(vae, part).to(torch.bfloat16) for part in videos.split(16)]
+    return torch.cat(parts)
+
+
+class CaptionBuckets:
+    """Captions of scenes, grouped by their number of tokens.
+
+    A batch comes from one group, so that no caption needs padding, as in the pipeline.
+    """
+
+    def __init__(self, embedder: TextEmbedder, scenes: list[Scene], phrasings: int, seed: int, device: torch.device):
+        rng = random.Random(seed)
+        rows = [
+            (index, caption(scene, language, rng))
+            for index, scene in enumerate(scenes)
+            for language in LANGUAGES
+            for _ in range(phrasings)
+        ]
+        groups: dict[int, list] = {}
+        unk = embedder.tokenizer.unk_token_id
+        for index, text in rows:
+            ids, ids2 = embedder.tokenize([text])
+            if rng.random() < 0.1:  # a word never seen must not spoil the rest of a prompt
+                place = rng.randrange(1, ids.shape[1])
+                ids = _insert(ids, place, unk)
+                ids2 = _insert(ids2, place, unk)[:, :-1]
+            groups.setdefault(ids.shape[1], []).append((index, ids[0], ids2[0]))
+        self.groups = [
+            tuple(
+                torch.stack([torch.as_tensor(part) for part in column]).to(device)
+                for column in zip(*group, strict=True)
+            )
+            for group in groups.values()
+        ]
+        self.weights = torch.tensor([len(group[0]) for group in self.groups], dtype=torch.float)
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Indices of scenes (batch,) and token ids (batch, L), (batch, L2) for the two encoders."""
+        group = self.groups[torch.multinomial(self.weights, 1, generator=generator).item()]
+        rows = torch.randint(len(group[0]), (batch,), generator=generator).to(group[0].device)
+        return tuple(column[rows] for column in group)
+
+
+def _insert(ids: torch.Tensor, place: int, token: int) -> torch.Tensor:
+    return torch.cat([ids[:, :place], torch.full_like(ids[:, :1], token), ids[:, place:]], dim=1)

@@ -1,0 +1,143 @@
+"""Scenes become videos: chance picks what captions leave open, motions become poses, brushes paint them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .backgrounds import BACKDROPS
+from .brush import Brush, load_palette
+from .figures import FIGURES, Pose
+from .scenes import MOTIONS, Scene
+
+FPS = 24
+HEIGHT_UNITS = 128  # the picture is 128 units high at any resolution
+GROUND = 13  # the line, in units from the bottom, on which the figures stand
+REACH = 41  # how far a figure extends to either side of where it stands, at its largest
+STRIDE = 28  # units walked per step of each leg, which swings by a quarter of it so as not to skate
+CHANCES = 9  # random numbers per scene: five for the figure, four for the background
+
+
+@torch.no_grad()
+def render(
+    scenes: Sequence[Scene],
+    frames: int,
+    generator: torch.Generator,
+    height: int = 128,
+    width: int = 192,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Paint one video per scene: uint8 (B, 3, frames, height, width) at 24 frames per second.
+
+    `generator` lives on the CPU: the same seed gives the same videos on any device, and the first scenes of a
+    batch look the same whatever follows them.
+    """
+    chance = torch.rand(len(scenes), CHANCES, generator=generator)
+    palette = load_palette(device)
+    width_units = HEIGHT_UNITS * width / height
+    pixel = HEIGHT_UNITS / height
+    x = ((torch.arange(width, device=device) + 0.5) * pixel).view(1, 1, 1, 1, width)
+    y = HEIGHT_UNITS - ((torch.arange(height, device=device) + 0.5) * pixel).view(1, 1, 1, height, 1)
+
+    stages = torch.empty(len(scenes), 3, 1, height, width, device=device)
+    for name, rows in groups([scene.background for scene in scenes]):
+        brush = Brush(stages.new_empty(len(rows), 3, 1, height, width), x, y, pixel, palette)
+        luck = chance[rows, 5:].to(device).view(-1, 4, 1, 1, 1, 1)
+        BACKDROPS[name](brush, list(luck.unbind(1)), width_units)
+        stages.index_copy_(0, rows.to(device), brush.image)
+
+    videos = torch.empty(len(scenes), 3, frames, height, width, dtype=torch.uint8, device=device)
+    memory = 2**26 if videos.device.type == "cpu" else 2**30  # bytes: a GPU must be filled, a CPU has caches
+    at_once = max(1, memory // (4 * frames * height * width * 12))  # about twelve float planes per video
+    for name, rows in groups([scene.animal for scene in scenes]):
+        for part in rows.split(at_once):
+            cast = [scenes[row] for row in part]
+            pose = poses(cast, chance[part], frames, width_units, device)
+            place = part.to(device)
+            image = stages[place].repeat(1, 1, frames, 1, 1)
+            paint_figure(Brush(image, x, y, pixel, palette), name, [scene.colour for scene in cast], pose)
+            videos.index_copy_(0, place, image.mul_(255).round_().to(torch.uint8))
+    return videos
+
+
+def groups(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each distinct name with its positions, so that everything of one kind is painted together."""
+    for name in dict.fromkeys(names):
+        yield name, torch.tensor([row for row, other in enumerate(names) if other == name])
+
+
+def paint_figure(brush: Brush, animal: str, colours: Sequence[str], pose: Pose) -> None:
+    """The animal with its hat and the soft shadow under it, on top of what the image already shows."""
+    spread = (22 - 8 * pose.airborne) * pose.size
+    shade = 1 - brush.to_ellipse(pose.x, GROUND, spread, spread / 5) / (spread / 5)
+    brush.image.lerp_(brush.palette["shadow"], shade.clamp_(0, 1) * 0.2)
+
+    hats = {  # "hat" is the name of a different colour for each video
+        "hat": torch.cat([brush.palette[colour] for colour in colours]),
+        "hat band": torch.cat([brush.palette[f"{colour} band"] for colour in colours]),
+    }
+    FIGURES[animal](into_figure(replace(brush, palette=brush.palette | hats), pose), pose)
+
+
+def into_figure(brush: Brush, pose: Pose) -> Brush:
+    """The brush in the figure's coordinates: feet at the origin, upright, facing right, of normal size."""
+    u = (brush.x - pose.x) * (pose.facing / pose.size)
+    v = (brush.y - (GROUND + pose.lift)) / pose.size
+    cos, sin = pose.tilt.cos(), pose.tilt.sin()
+    x = (cos * u + sin * v) * pose.stretch
+    y = (cos * v - sin * u) / pose.stretch
+    return replace(brush, x=x, y=y, pixel=brush.pixel / pose.size)
+
+
+def poses(scenes: Sequence[Scene], chance: Tensor, frames: int, width: float, device: torch.device | str):
+    """How each figure stands in each frame: a Pose computed on the CPU as (N, T), then sent in one copy."""
+    position, bulk, phase, pace, side = chance[:, :5, None].unbind(1)  # each (N, 1), 0..1
+    left, right, jumping, dancing = (
+        torch.tensor([[float(scene.motion == motion)] for scene in scenes]) for motion in MOTIONS
+    )
+    walking = left + right
+    facing = torch.where(walking > 0, right - left, torch.where(side < 0.5, -1.0, 1.0))
+    seconds = torch.arange(frames)[None] / FPS
+
+    travelled, stride = walk(seconds, pace, phase, position, width)
+    start = width / 2 - facing * (width / 2 - REACH - 8 * position)
+    x = torch.where(walking > 0, start + facing * travelled, width * (0.35 + 0.3 * position))
+
+    lift, stretch = hop(seconds * (1.4 + 0.3 * pace) + phase)
+    sway = (2 * math.pi * (seconds * (1.4 + 0.2 * pace) + phase)).sin()
+    tracks = Pose(
+        x=x,
+        lift=jumping * 22 * lift + walking * (2 * stride).cos().clamp(min=0) * 1.5,
+        size=0.92 + 0.16 * bulk,
+        facing=facing,
+        tilt=dancing * math.radians(14) * sway,
+        stretch=1 + jumping * (stretch - 1),
+        swing=walking * STRIDE / 4 * stride.sin(),
+        rise=walking * 4 * stride.cos(),
+        airborne=jumping * lift,
+    )
+    stacked = torch.stack([track.expand(-1, frames) for track in vars(tracks).values()]).to(device)
+    return Pose(*stacked.view(len(stacked), len(scenes), 1, frames, 1, 1))
+
+
+def walk(seconds: Tensor, pace: Tensor, phase: Tensor, position: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    """Distance walked so far in units, and the phase of the legs, which follow the distance.
+
+    Two seconds take the figure across 40 to 45 % of the picture; then it slows down smoothly before the edge.
+    """
+    speed = width * (0.40 + 0.05 * pace) / 2
+    room = (width - 2 * REACH - 8 * position - 2 * speed).clamp(min=1)  # what is left after two seconds
+    late = (seconds - 2).clamp(min=0)
+    travelled = speed * seconds.clamp(max=2) + room * (1 - (-late * speed / room).exp())
+    return travelled, 2 * math.pi * (travelled / STRIDE + phase)
+
+
+def hop(beats: Tensor) -> tuple[Tensor, Tensor]:
+    """Height (0..1) and stretch of hops, one per beat: crouch for 0.28 of the beat, then fly a parabola."""
+    beat = beats.frac()
+    crouch = (beat / 0.28).clamp(max=1)
+    flight = ((beat - 0.28) / 0.72).clamp(min=0)
+    stretch = 1 - 0.16 * (math.pi * crouch).sin() + 0.07 * (2 * math.pi * flight).sin().square()
+    return 4 * flight * (1 - flight), stretch

@@ -1,0 +1,79 @@
+"""Mini's models before training: tokenizers and encoders from transformers, a VAE from diffusers, our CrossDiT."""
+
+import dataclasses
+
+from diffusers import AutoencoderKLHunyuanVideo
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+)
+
+from ..config import Config
+from ..models.dit import DiffusionTransformer3D
+from ..models.text_embedders import TextEmbedder
+from ..models.vae import set_tiling
+from .captions import vocabulary
+
+SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def new_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
+    """One token a word. Capital letters and the dots of ё do not matter; a word never seen becomes <unk>."""
+    ids = {token: i for i, token in enumerate([*SPECIAL.values(), *vocabulary()])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("ё", "е")])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL)
+
+
+def new_text_embedder(config: Config) -> TextEmbedder:
+    """A Qwen2.5-VL text path of 4 layers and a CLIP text model of 3, both 128 wide."""
+    tokenizer = new_tokenizer(config.text.max_length)
+    tokenizer2 = new_tokenizer(config.text.pooled_max_length)
+    shared = {
+        "vocab_size": len(tokenizer),
+        "num_attention_heads": 4,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    qwen = Qwen2_5_VLTextConfig(
+        hidden_size=config.dit.in_text_dim,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_key_value_heads=2,
+        max_position_embeddings=config.text.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+        **shared,
+    )
+    clip = CLIPTextConfig(
+        hidden_size=config.dit.in_text_dim2,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        max_position_embeddings=config.text.pooled_max_length,
+        **shared,
+    )
+    return TextEmbedder(Qwen2_5_VLTextModel(qwen), tokenizer, CLIPTextModel(clip), tokenizer2, config.text)
+
+
+def new_vae(latent_channels: int) -> AutoencoderKLHunyuanVideo:
+    """HunyuanVideo's VAE with an eighth of its channels and one layer a block: 3 million parameters."""
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=latent_channels,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=1.0,
+    )
+    return set_tiling(vae, False)
+
+
+def new_dit(config: Config) -> DiffusionTransformer3D:
+    return DiffusionTransformer3D(**dataclasses.asdict(config.dit))

@@ -1,0 +1,99 @@
+"""First stage: a VAE that packs 4 frames of 8 x 8 pixels into 16 numbers."""
+
+from collections.abc import Iterator
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
+
+from ..models.vae import decode, encode
+from .budget import Budget, set_lr
+
+# (frames, batch): clips of several lengths, since the group norms see a whole clip. Small batches, because at
+# first more steps teach more than better ones.
+CLIPS = ((1, 24), (9, 4), (25, 2))
+CLIP_WEIGHTS = (0.1, 0.6, 0.3)
+KL_WEIGHT = 1e-4
+
+
+def vae_loss(vae: AutoencoderKLHunyuanVideo, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """Reconstruction (mean absolute and mean squared error) and a little KL, which keeps the latents smooth."""
+    posterior = vae.encode(x).latent_dist
+    out = vae.decode(posterior.sample()).sample.float()
+    error = out - x
+    # Edges once more: an outline that is a pixel off costs little on average but is what the eye sees.
+    edges = sum(error.diff(dim=dim).abs().mean() for dim in (-1, -2))
+    mse = error.square().mean()
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).float().mean()
+    loss = error.abs().mean() + mse + 0.5 * edges + KL_WEIGHT * kl
+    return loss, {"loss": loss.detach(), "mse": mse.detach(), "kl": kl.detach()}
+
+
+def train_vae(
+    vae: AutoencoderKLHunyuanVideo,
+    videos: torch.Tensor,
+    budget: Budget,
+    optimizer_state: dict | None = None,
+    clips: tuple = CLIPS,
+    lr: float = 1.5e-3,
+    seed: int = 0,
+) -> Iterator[tuple[int, torch.optim.Optimizer, dict[str, torch.Tensor]]]:
+    """Train on uint8 videos (N, 3, frames, H, W), which stay on their device.
+
+    Yields after each step its number, the optimizer and the parts of the loss.
+    """
+    device = videos.device
+    vae.train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    while not budget.spent:
+        generator = torch.Generator().manual_seed(seed + budget.step)
+        choice = torch.multinomial(torch.tensor(CLIP_WEIGHTS), 1, generator=generator).item()
+        x = draw_clips(videos, *clips[choice], generator)
+        set_lr(optimizer, lr * budget.lr_factor)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss, parts = vae_loss(vae, x)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        budget.step += 1
+        yield budget.step, optimizer, parts
+    vae.eval()
+
+
+def draw_clips(videos: torch.Tensor, frames: int, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """A batch of clips (batch, 3, frames, H, W) from -1 to 1, each from a random place of a random video."""
+    rows = torch.randint(len(videos), (batch,), generator=generator).tolist()
+    last = videos.shape[2] - frames
+    starts = torch.randint(last + 1, (batch,), generator=generator).tolist()
+    clips = [videos[row, :, start : start + frames] for row, start in zip(rows, starts, strict=True)]
+    return torch.stack(clips).float() / 127.5 - 1.0
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKLHunyuanVideo, videos: torch.Tensor) -> None:
+    """Give every latent channel mean 0 and deviation 1 over the videos, exactly.
+
+    The VAE ends its encoder and begins its decoder with a 1 x 1 x 1 convolution; both take the change in.
+    """
+    latents = torch.cat([encode(vae, part) for part in videos.split(8)])
+    mean, std = latents.mean((0, 1, 2, 3)), latents.std((0, 1, 2, 3))
+    channels = len(mean)
+    out, into = vae.quant_conv, vae.post_quant_conv
+    out.weight[:channels] /= std[:, None, None, None, None]
+    out.bias[:channels] = (out.bias[:channels] - mean) / std
+    out.bias[channels:] -= 2.0 * std.log()  # the second half is the log variance
+    into.bias += (into.weight[..., 0, 0, 0] * mean).sum(1)
+    into.weight *= std[None, :, None, None, None]
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKLHunyuanVideo, videos: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of encoded and decoded uint8 videos, mean over the videos."""
+    values = []
+    for video in videos.split(8):
+        error = (decode(vae, encode(vae, video)).float() - video.float()) / 255.0
+        values.append(-10.0 * torch.log10(error.square().mean((1, 2, 3, 4))))
+    return torch.cat(values).mean().item()

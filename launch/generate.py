@@ -1,0 +1,60 @@
+"""Generate a video from a prompt: python launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompt", default="a cat in a red hat")
+    parser.add_argument("--path", default="./test.mp4", help=".mp4, or .png with --time-length 0")
+    parser.add_argument("--time-length", type=int, help="seconds; 0 gives an image")
+    parser.add_argument("--width", type=int, help="pixels, a multiple of 16")
+    parser.add_argument("--height", type=int, help="pixels, a multiple of 16")
+    parser.add_argument("--num-steps", type=int)
+    parser.add_argument("--guidance-weight", type=float)
+    parser.add_argument("--scheduler-scale", type=float)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--config", help="YAML; default: mini")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    started = time.perf_counter()
+    print(f'Generating "{args.prompt}"', flush=True)
+
+    import torch
+
+    from kandinsky_mini import get_T2V_pipeline
+
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # to the point, without the line of code
+    pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config)
+    video = pipe(
+        args.prompt,
+        time_length=args.time_length,
+        width=args.width,
+        height=args.height,
+        guidance_weight=args.guidance_weight,
+        num_steps=args.num_steps,
+        scheduler_scale=args.scheduler_scale,
+        seed=args.seed,
+        save_path=args.path,
+    )
+    print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
+    print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:  # for a person: what to change, not where it was raised
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

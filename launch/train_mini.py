@@ -1,0 +1,186 @@
+"""Train mini from nothing, in stages, each one command:
+
+    python launch/train_mini.py vae        # renders videos, trains the VAE
+    python launch/train_mini.py scorer     # trains the classifier that says whether prompts came true
+    python launch/train_mini.py latents    # renders again, through the VAE
+    python launch/train_mini.py dit        # trains the CrossDiT and the text encoders
+    python launch/train_mini.py export     # writes bfloat16 weights as the pipeline reads them
+
+Everything is kept in --run (default runs/mini): log.jsonl, and a checkpoint every minute, from which the same
+command goes on after an interruption. Made for one GPU; on a CPU only the small numbers of the tests make sense.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kandinsky_mini.config import load_config  # noqa: E402
+from kandinsky_mini.models.checkpoint import save_checkpoint  # noqa: E402
+from kandinsky_mini.models.vae import load_vae  # noqa: E402
+from kandinsky_mini.world import dataset, scratch, train_dit, train_vae  # noqa: E402
+from kandinsky_mini.world.budget import Budget  # noqa: E402
+from kandinsky_mini.world.scorer import Scorer, score, train_scorer  # noqa: E402
+
+FRAMES = 49
+SEEDS = {"vae": 1, "scorer": 2, "latents": 3, "dit": 4, "held_out": 5}
+
+
+class Run:
+    """The folder of a training: its log and its checkpoints."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.started = self.saved = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def log(self, stage: str, record: dict) -> None:
+        record = {"stage": stage, "seconds": round(time.monotonic() - self.started, 1)} | record
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()), flush=True)
+
+    def save(self, name: str, budget: Budget, **parts) -> None:
+        """Once a minute, and at the end; written aside first, so that a checkpoint is always a whole one."""
+        if not budget.spent and time.monotonic() - self.saved < 60:
+            return
+        self.saved = time.monotonic()
+        state = {part: value.state_dict() for part, value in parts.items()} | {"budget": budget.state()}
+        torch.save(state, self.folder / f"{name}.tmp")
+        (self.folder / f"{name}.tmp").replace(self.folder / f"{name}.pt")
+
+    def load(self, name: str, device: torch.device) -> dict | None:
+        path = self.folder / f"{name}.pt"
+        return torch.load(path, map_location=device) if path.exists() else None
+
+
+def run_vae(args, run: Run, config, device: torch.device) -> None:
+    scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
+    videos = dataset.render_videos(scenes, FRAMES, SEEDS["vae"], device)
+    torch.manual_seed(SEEDS["vae"])
+    vae = scratch.new_vae(config.dit.in_visual_dim).to(device)
+    state = run.load("vae", device)
+    if state:
+        vae.load_state_dict(state["model"])
+    budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
+    clips = tuple((frames, max(1, batch // args.shrink)) for frames, batch in train_vae.CLIPS)
+    optimizer_state = state and state["optimizer"]
+    for step, optimizer, parts in train_vae.train_vae(vae, videos, budget, optimizer_state, clips):
+        if step % 100 == 0 or budget.spent:
+            run.log("vae", {"step": step} | {name: value.item() for name, value in parts.items()})
+        run.save("vae", budget, model=vae, optimizer=optimizer)
+    train_vae.normalise_latents(vae, videos[:64])
+    vae.to(torch.bfloat16).save_pretrained(run.folder / "vae")
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)  # measured as it is published
+    run.log("vae", {"psnr_held_out": train_vae.psnr(vae, held_out_videos(args, device)[0])})
+
+
+def held_out_videos(args, device: torch.device):
+    scenes = dataset.held_out_scenes()[:: args.shrink]
+    return dataset.render_videos(scenes, FRAMES, SEEDS["held_out"], device), scenes
+
+
+def run_scorer(args, run: Run, config, device: torch.device) -> None:
+    scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
+    videos = dataset.render_videos(scenes, FRAMES, SEEDS["scorer"], device)
+    scorer = train_scorer(videos, scenes, args.steps, batch=max(2, 32 // args.shrink), seed=SEEDS["scorer"])
+    torch.save(scorer.state_dict(), run.folder / "scorer.pt")
+    run.log("scorer", score(scorer, *held_out_videos(args, device)))
+
+
+def run_latents(args, run: Run, config, device: torch.device) -> None:
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
+    scenes = dataset.training_scenes()[: args.scenes]
+    latents = dataset.render_latents(vae, scenes, args.videos, FRAMES, SEEDS["latents"], device)
+    torch.save(latents.cpu(), run.folder / "latents.pt")
+    run.log(
+        "latents", {"videos": len(latents), "mean": latents.float().mean().item(), "std": latents.float().std().item()}
+    )
+
+
+def run_dit(args, run: Run, config, device: torch.device) -> None:
+    latents = torch.load(run.folder / "latents.pt", map_location=device)
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
+    scorer = Scorer().to(device).eval()
+    scorer.load_state_dict(torch.load(run.folder / "scorer.pt", map_location=device))
+
+    torch.manual_seed(SEEDS["dit"])
+    model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config)).to(device)
+    average = train_dit.averaged(model)
+    state = run.load("dit", device)
+    if state:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+    if device.type == "cuda":
+        model.compile(dynamic=True)  # a third of the time of a step on an H100
+    scenes = dataset.training_scenes()[: args.scenes]
+    captions = dataset.CaptionBuckets(model.embedder, scenes, args.phrasings, SEEDS["dit"], device)
+
+    asked = dataset.held_out_scenes()[:: 2 * args.shrink]
+    prompts = train_dit.evaluation_prompts(asked)
+    noise = torch.randn((len(asked), *latents.shape[1:]), generator=torch.Generator().manual_seed(7)).to(device)
+
+    budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
+    for step, optimizer, loss in train_dit.train_dit(
+        model, average, latents, len(scenes), captions, budget, state and state["optimizer"], args.batch
+    ):
+        if step % 100 == 0 or budget.spent:
+            run.log("dit", {"step": step, "loss": loss.item()})
+        if step % args.evaluate_every == 0 or budget.spent:
+            videos = train_dit.generate_videos(average.module, vae, prompts, noise, config.sampling)
+            run.log("dit", {"step": step, "came_true": score(scorer, videos, asked)})
+        run.save("dit", budget, model=model, optimizer=optimizer, average=average)
+
+
+def run_export(args, run: Run, config, device: torch.device) -> None:
+    model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config))
+    average = run.load("dit", torch.device("cpu"))["average"]
+    model.load_state_dict({key.removeprefix("module."): v for key, v in average.items() if key != "n_averaged"})
+    out = Path(args.out)
+    save_checkpoint(model.dit, out / "dit")
+    embedder = model.embedder.to(torch.bfloat16)
+    for encoder, tokenizer, name in (
+        (embedder.text_encoder, embedder.tokenizer, "text_encoder"),
+        (embedder.text_encoder2, embedder.tokenizer2, "text_encoder2"),
+    ):
+        encoder.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
+    load_vae(run.folder / "vae", config.vae.tiling, torch.bfloat16).save_pretrained(out / "vae")
+    print(f"weights in {out}")
+
+
+STAGES = {"vae": run_vae, "scorer": run_scorer, "latents": run_latents, "dit": run_dit, "export": run_export}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--run", type=Path, default=Path("runs/mini"))
+    parser.add_argument("--config", default=None, help="YAML, default: mini")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, help="optimiser steps; default: 4500 vae, 600 scorer, 12000 dit")
+    parser.add_argument("--videos", type=int, help="rendered videos; latents: of each scene; default: 1920, 24")
+    parser.add_argument("--batch", type=int, default=64, help="videos in a batch of the dit stage")
+    parser.add_argument("--phrasings", type=int, default=32, help="captions of each scene and language")
+    parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
+    parser.add_argument("--scenes", type=int, help="train on the first so many scenes only")
+    parser.add_argument("--shrink", type=int, default=1, help="divide batches and evaluations, for a trial on a CPU")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end the training stage by then")
+    parser.add_argument("--out", default="assets/weights/mini", help="where export writes")
+    args = parser.parse_args()
+    if args.steps is None:
+        args.steps = {"vae": 4500, "scorer": 600, "dit": 12_000}.get(args.stage, 0)
+    if args.videos is None:
+        args.videos = 24 if args.stage == "latents" else 1920
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    STAGES[args.stage](args, Run(args.run), load_config(args.config), torch.device(args.device))
+
+
+if __name__ == "__main__":
+    main()

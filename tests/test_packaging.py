@@ -1,0 +1,104 @@
+"""pyproject.toml, requirements.lock, environment.yml and the code's imports tell one story."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from kandinsky_mini.lab import check
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK_LINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.]*(; sys_platform [!=]= '[a-z0-9]+')?")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+PROJECT = tomllib.loads(read("pyproject.toml"))
+BUILD = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
+NEEDED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+TEST = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["test"]]
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def test_lock_has_only_plain_pins():
+    lines = read("requirements.lock").splitlines()
+    assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
+    assert len({line.split("==")[0] for line in lines}) == len(lines), "a package is pinned twice"
+
+
+@pytest.mark.parametrize("requirement", [*BUILD, *NEEDED, *TEST], ids=str)
+def test_lock_satisfies(requirement):
+    pins = {pin.name: pin for pin in map(Requirement, read("requirements.lock").splitlines())}
+    pin = pins[canonicalize_name(requirement.name)]
+    assert pin.marker is None
+    assert str(pin.specifier).removeprefix("==") in requirement.specifier, "run `make lock`"
+
+
+def test_dependencies_are_declared_once():
+    everything = [requirement.name.lower() for requirement in [*NEEDED, *TEST]]
+    assert len(everything) == len(set(everything))
+
+
+def test_conda_environment_installs_the_lock():
+    environment = yaml.safe_load(read("environment.yml"))
+    assert environment["channels"] == ["conda-forge"]
+    python, pip, through_pip = environment["dependencies"]
+    name, version = python.split("=")
+    assert (name, pip) == ("python", "pip")
+    assert version in SpecifierSet(PROJECT["project"]["requires-python"])
+    assert through_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_the_machine_check_knows_the_oldest_versions():
+    assert PROJECT["project"]["requires-python"] == f">={check.dotted(check.OLDEST_PYTHON)}"
+    (torch,) = (requirement for requirement in NEEDED if requirement.name == "torch")
+    assert str(torch.specifier) == f">={check.dotted(check.OLDEST_TORCH)}"
+
+
+def test_citation_names_this_version():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert (citation["version"], citation["license"]) == tuple(
+        PROJECT["project"][key] for key in ("version", "license")
+    )
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level names that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "declared"),
+    [("kandinsky_mini", NEEDED), ("launch", NEEDED), ("tests", [*NEEDED, *TEST])],
+    ids=["kandinsky_mini", "launch", "tests"],
+)
+def test_third_party_imports_are_declared(folder, declared):
+    files = list((ROOT / folder).rglob("*.py"))
+    own = {"kandinsky_mini", "launch", "tests"} | {file.stem for file in (ROOT / folder).glob("*.py")}
+    foreign = set().union(*map(imported, files)) - own - set(sys.stdlib_module_names)
+    distributions = packages_distributions()  # such as yaml: [PyYAML]
+    undeclared = {
+        name
+        for name in foreign
+        if not {canonicalize_name(owner) for owner in distributions.get(name, [name])} & names(declared)
+    }
+    assert undeclared == set()

@@ -1,0 +1,120 @@
+"""The small world: what it may show, and that the videos really show it."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from kandinsky_mini.world.render import render
+from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
+
+HATS = {  # what a viewer would call these colours, in 0..255
+    "red": (226, 59, 46),
+    "yellow": (255, 208, 18),
+    "green": (31, 159, 79),
+    "blue": (42, 107, 234),
+    "purple": (154, 72, 216),
+    "black": (37, 35, 43),
+}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def hat_mask(videos: torch.Tensor, colour: str) -> torch.Tensor:
+    """Which pixels (B, T, H, W) of uint8 videos (B, 3, T, H, W) have the hat's colour."""
+    target = torch.tensor(HATS[colour]).view(1, 3, 1, 1, 1)
+    return (videos.int() - target).abs().amax(1) <= 8
+
+
+def centre(mask: torch.Tensor, dim: int) -> torch.Tensor:
+    """Mean position (B, T) of the mask's pixels along x (dim -1) or y (dim -2, downwards)."""
+    where = torch.arange(mask.shape[dim]).float()
+    along = mask.float().sum(-2 if dim == -1 else -1)
+    return (along * where).sum(-1) / along.sum(-1)
+
+
+def test_shape_and_type():
+    videos = render(all_scenes()[::100], 5, seeded(0))
+    assert videos.shape == (6, 3, 5, 128, 192)
+    assert videos.dtype == torch.uint8
+    assert render(all_scenes()[:1], 1, seeded(0), height=32, width=48).shape == (1, 3, 1, 32, 48)
+
+
+def test_the_seed_decides():
+    scenes = all_scenes()[::60]
+    first, again, other = (render(scenes, 3, seeded(seed), 64, 96) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_first_scenes_do_not_depend_on_the_rest():
+    scenes = all_scenes()[::60]
+    assert torch.equal(render(scenes, 3, seeded(3), 64, 96)[:4], render(scenes[:4], 3, seeded(3), 64, 96))
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_hat_is_seen_on_every_background(colour):
+    scenes = [Scene("duck", colour, "dances", background) for background in BACKGROUNDS]
+    pictures = render(scenes, 1, seeded(4))
+    seen = hat_mask(pictures, colour).sum((1, 2, 3))
+    assert (seen > 150).all(), f"pixels of the hat per background: {seen.tolist()}"
+    for other in set(COLOURS) - {colour, "black"}:  # pupils are black too
+        assert (hat_mask(pictures, other).sum((1, 2, 3)) < 30).all(), other
+
+
+@pytest.mark.parametrize(("motion", "sign"), [("walks left", -1), ("walks right", 1)])
+def test_walks_across_and_stays_inside(motion, sign):
+    scenes = [Scene(animal, "blue", motion, "meadow") for animal in ALLOWED["animal"]]
+    videos = render(scenes, 49, seeded(5))
+    x = centre(hat_mask(videos, "blue"), -1)
+    assert (sign * x.diff(dim=1) > 0).all()
+    share = sign * (x[:, -1] - x[:, 0]) / 192
+    assert ((share > 0.38) & (share < 0.47)).all()
+    edges = torch.stack([videos[..., 0], videos[..., -1]]).int()
+    assert (edges.amax(3) == edges.amin(3)).all(), "something moves at the left or right edge"
+
+
+def test_jumps_go_up_and_down():
+    scenes = [Scene(animal, "purple", "jumps", "beach") for animal in ALLOWED["animal"]]
+    videos = render(scenes, 25, seeded(6))
+    mask = hat_mask(videos, "purple")
+    y, x = centre(mask, -2), centre(mask, -1)
+    assert (y.amax(1) - y.amin(1) > 18).all()
+    assert (x.amax(1) - x.amin(1) < 4).all()
+    turns = (y.diff(dim=1).sign().diff(dim=1) != 0).sum(1)
+    assert (turns >= 2).all(), "it should go up, down and up again within a second"
+    assert (videos[:, :, :, 0] == videos[:, :, :1, 0]).all(), "a hop is cut off by the upper edge"
+
+
+def test_dances_sway_in_place():
+    scenes = [Scene(animal, "red", "dances", "snow") for animal in ALLOWED["animal"]]
+    x = centre(hat_mask(render(scenes, 25, seeded(7)), "red"), -1)
+    assert (x.amax(1) - x.amin(1) > 20).all()
+    assert ((x.diff(dim=1).sign().diff(dim=1) != 0).sum(1) >= 2).all()
+
+
+def test_hold_out_leaves_every_pair_in_training():
+    scenes = all_scenes()
+    assert len(set(scenes)) == 576
+    training = [scene for scene in scenes if not is_held_out(scene)]
+    assert len(training) == 480  # a sixth is held out
+    names = list(ALLOWED)
+    for one, two in combinations(names, 2):
+        seen = {(getattr(scene, one), getattr(scene, two)) for scene in training}
+        assert len(seen) == len(ALLOWED[one]) * len(ALLOWED[two]), (one, two)
+
+
+def test_hold_out_ignores_the_background():
+    for scene in all_scenes():
+        triple = (scene.animal, scene.colour, scene.motion)
+        assert len({is_held_out(Scene(*triple, background)) for background in BACKGROUNDS}) == 1
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_wrong_words_are_refused(name):
+    words = {"animal": "cat", "colour": "red", "motion": "jumps", "background": "snow"}
+    with pytest.raises(ValueError, match=f"unknown {name} 'pink'") as error:
+        Scene(**words | {name: "pink"})
+    assert all(word in str(error.value) for word in ALLOWED[name])
