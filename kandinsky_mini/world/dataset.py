@@ -26,11 +26,13 @@ def repeat_scenes(scenes: list[Scene], count: int) -> list[Scene]:
     return [scenes[i % len(scenes)] for i in range(count)]
 
 
-def render_videos(scenes: list[Scene], frames: int, seed: int, device: torch.device, chunk: int = 96) -> torch.Tensor:
-    """uint8 videos (len(scenes), 3, frames, 128, 192) on the device, drawn from the seed."""
+def render_videos(
+    scenes: list[Scene], frames: int, size: tuple[int, int], seed: int, device: torch.device, chunk: int = 96
+) -> torch.Tensor:
+    """uint8 videos (len(scenes), 3, frames, *size) on the device, drawn from the seed; size is (height, width)."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        render(scenes[start : start + chunk], frames, generator, device=device)
+        render(scenes[start : start + chunk], frames, generator, *size, device=device)
         for start in tqdm(range(0, len(scenes), chunk), desc="rendering")
     ]
     return torch.cat(parts)
@@ -40,19 +42,19 @@ def render_videos(scenes: list[Scene], frames: int, seed: int, device: torch.dev
 def render_latents(
     vae: AutoencoderKLHunyuanVideo,
     scenes: list[Scene],
-    videos_per_scene: int,
+    repeats: int,
     frames: int,
-    seed: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
     device: torch.device,
 ) -> torch.Tensor:
-    """bfloat16 latents (N, T, H, W, C) of videos_per_scene videos of each scene, rendered on the way."""
-    generator = torch.Generator().manual_seed(seed)
+    """bfloat16 latents (N, T, H, W, C) of each scene in turn, repeated with other chances, rendered on the way."""
     parts = []
-    for _ in tqdm(range(videos_per_scene), desc="latents"):
-        for start in range(0, len(scenes), 48):
-            videos = render(scenes[start : start + 48], frames, generator, device=device)
+    for _ in tqdm(range(repeats), desc=f"latents of {frames} frames"):
+        for start in range(0, len(scenes), 96):
+            videos = render(scenes[start : start + 96], frames, generator, *size, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                parts += [encode(vae, part).to(torch.bfloat16) for part in videos.split(16)]
+                parts += [encode(vae, part).to(torch.bfloat16) for part in videos.split(max(16, 96 // frames))]
     return torch.cat(parts)
 
 
@@ -64,6 +66,7 @@ class CaptionBuckets:
 
     def __init__(self, embedder: TextEmbedder, scenes: list[Scene], phrasings: int, seed: int, device: torch.device):
         rng = random.Random(seed)
+        self.num_scenes = len(scenes)
         rows = [
             (index, caption(scene, language, rng))
             for index, scene in enumerate(scenes)

@@ -13,7 +13,7 @@ ATTRIBUTES = tuple(ALLOWED)
 
 
 class Scorer(nn.Module):
-    """uint8 video (B, 3, 49, 128, 192) -> logits of each attribute, {name: (B, number of values)}."""
+    """uint8 video (B, 3, frames, H, W) -> logits of each attribute, {name: (B, number of values)}."""
 
     def __init__(self, width: int = 24):
         super().__init__()
@@ -44,7 +44,7 @@ def targets(scenes: list[Scene], device: torch.device | str) -> dict[str, torch.
 
 
 def train_scorer(videos: torch.Tensor, scenes: list[Scene], steps: int, batch: int = 32, seed: int = 0) -> Scorer:
-    """Train on uint8 videos (N, 3, 49, 128, 192), which stay where they are, and their scenes."""
+    """Train on uint8 videos (N, 3, frames, H, W), which stay where they are, and their scenes."""
     device = videos.device
     torch.manual_seed(seed)
     scorer = Scorer().to(device)

@@ -34,7 +34,7 @@ def new_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
 
 
 def new_text_embedder(config: Config) -> TextEmbedder:
-    """A Qwen2.5-VL text path of 4 layers and a CLIP text model of 3, both 128 wide."""
+    """A Qwen2.5-VL text path of 3 layers and a CLIP text model of 2."""
     tokenizer = new_tokenizer(config.text.max_length)
     tokenizer2 = new_tokenizer(config.text.pooled_max_length)
     shared = {
@@ -47,20 +47,30 @@ def new_text_embedder(config: Config) -> TextEmbedder:
     qwen = Qwen2_5_VLTextConfig(
         hidden_size=config.dit.in_text_dim,
         intermediate_size=512,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_key_value_heads=2,
         max_position_embeddings=config.text.max_length,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "mrope_section": mrope_section(config.dit.in_text_dim // 4),
+        },
         **shared,
     )
     clip = CLIPTextConfig(
         hidden_size=config.dit.in_text_dim2,
         intermediate_size=512,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         max_position_embeddings=config.text.pooled_max_length,
         **shared,
     )
     return TextEmbedder(Qwen2_5_VLTextModel(qwen), tokenizer, CLIPTextModel(clip), tokenizer2, config.text)
+
+
+def mrope_section(head_dim: int) -> list[int]:
+    """Qwen2.5-VL shares the pairs of a head between three positions, here as 1 : 1.5 : 1.5; for text all are equal."""
+    pairs = head_dim // 2
+    return [pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8]
 
 
 def new_vae(latent_channels: int) -> AutoencoderKLHunyuanVideo:

@@ -17,8 +17,8 @@ from .captions import LANGUAGES, plain_caption
 from .dataset import CaptionBuckets
 from .scenes import Scene
 
-LENGTHS = (1, 7, 13)  # latent frames of 0, 1 and 2 seconds
-LENGTH_WEIGHTS = (0.06, 0.24, 0.7)
+# (latent frames, batch) of 0, 1 and 2 seconds: about the same number of tokens a step for each.
+LENGTHS = ((1, 512), (7, 96), (13, 48))
 EMPTY_CAPTIONS = 0.1
 TIME_SHIFT = 4.0  # as in sampling, more weight near the noise, where the scene is decided
 
@@ -45,23 +45,28 @@ def flow_loss(model: nn.Module, latents: torch.Tensor, ids: torch.Tensor, ids2: 
     return (velocity.float() - (noise - latents)).square().mean()
 
 
+def length_weights(progress: float) -> torch.Tensor:
+    """How often each of LENGTHS is drawn: images first, which teach words and looks cheaply, then videos."""
+    images = max(0.1, 0.9 - 2.0 * progress)
+    return torch.tensor([images, 0.3 * (1.0 - images), 0.7 * (1.0 - images)])
+
+
 def train_dit(
     model: TextToLatent,
     average: AveragedModel,
-    latents: torch.Tensor,
-    num_scenes: int,
+    latents: dict[int, torch.Tensor],
     captions: CaptionBuckets,
     budget: Budget,
     optimizer_state: dict | None = None,
-    batch: int = 64,
+    lengths: tuple[tuple[int, int], ...] = LENGTHS,
     lr: float = 1e-3,
     seed: int = 0,
 ) -> Iterator[tuple[int, torch.optim.Optimizer, torch.Tensor]]:
-    """Train on latents (N, T, H, W, C); video i shows scene i modulo num_scenes.
+    """Train on latents {T: (N, T, H, W, C)}; sample i shows scene i modulo the number of scenes.
 
     Yields after each step its number, the optimizer and the loss; average follows the model.
     """
-    device = latents.device
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
@@ -69,19 +74,17 @@ def train_dit(
     torch.manual_seed(seed + budget.step)
     while not budget.spent:
         generator = torch.Generator().manual_seed(seed + budget.step)
+        choice = torch.multinomial(length_weights(budget.progress), 1, generator=generator).item()
+        frames, batch = lengths[choice]
         scenes, ids, ids2 = captions.draw(batch, generator)
         if torch.rand((), generator=generator) < EMPTY_CAPTIONS:
-            ids, ids2 = (x.repeat(batch, 1) for x in empty)
-        videos = torch.randint(len(latents) // num_scenes, (batch,), generator=generator).to(device)
-        length = LENGTHS[torch.multinomial(torch.tensor(LENGTH_WEIGHTS), 1, generator=generator).item()]
-        x = latents[videos * num_scenes + scenes, :length].float()
+            ids, ids2 = (x.expand(batch, -1) for x in empty)
+        repeats = len(latents[frames]) // captions.num_scenes
+        rows = torch.randint(repeats, (batch,), generator=generator).to(device) * captions.num_scenes + scenes
 
         set_lr(optimizer, lr * budget.lr_factor)
-        # A length of one would be compiled for itself, which takes longer than all these batches.
-        stance = "force_eager" if length == 1 else "default"
-        bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-        with torch.compiler.set_stance(stance), bf16:
-            loss = flow_loss(model, x, ids, ids2)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = flow_loss(model, latents[frames][rows].float(), ids, ids2)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,7 +124,7 @@ def generate_videos(
 
 def averaged(model: TextToLatent) -> AveragedModel:
     """An exponential moving average of the weights: smoother than the last step, and what is published."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
 
 
 def evaluation_prompts(scenes: list[Scene]) -> list[str]:
