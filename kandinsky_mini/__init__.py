@@ -40,7 +40,7 @@ def get_T2V_pipeline(
     import torch
 
     from .config import ROOT, load_config
-    from .models.checkpoint import CheckpointError, load_checkpoint
+    from .models.checkpoint import CheckpointError, check_files, load_checkpoint, loading
     from .models.dit import DiffusionTransformer3D
     from .models.text_embedders import load_text_embedder
     from .models.vae import load_vae
@@ -53,13 +53,16 @@ def get_T2V_pipeline(
     for name, path in weights.items():
         if not path.exists():
             raise CheckpointError(f"{config.name} has no weights for {name}: {path} does not exist")
+        check_files(path)
 
     dit = DiffusionTransformer3D(**dataclasses.asdict(config.dit))
     dit = cast(load_checkpoint(dit, weights["dit"]), dtypes["dit"]).eval()
-    text_embedder = load_text_embedder(
-        weights["text_encoder"], weights["text_encoder2"], config.text, dtypes["text_embedder"]
-    )
-    vae = load_vae(weights["vae"], config.vae.tiling, dtypes["vae"])
+    with loading(weights["text_encoder"], weights["text_encoder2"]):
+        text_embedder = load_text_embedder(
+            weights["text_encoder"], weights["text_encoder2"], config.text, dtypes["text_embedder"]
+        )
+    with loading(weights["vae"]):
+        vae = load_vae(weights["vae"], config.vae.tiling, dtypes["vae"])
     return Kandinsky5T2VPipeline(
         device_map=devices,
         dit=dit.to(devices["dit"]),
@@ -84,13 +87,15 @@ def _device_map(device_map: str | torch.device | dict[str, str | torch.device]) 
     if not isinstance(device_map, dict):
         device_map = dict.fromkeys(COMPONENTS, device_map)
     if set(device_map) != set(COMPONENTS):
-        raise ValueError(f"device_map has the keys {sorted(device_map)}; it needs {', '.join(COMPONENTS)}")
+        raise ValueError(
+            f"device_map has the keys {', '.join(map(str, device_map)) or 'none'}; it needs {', '.join(COMPONENTS)}"
+        )
     devices = {}
     for name in COMPONENTS:
         try:
             device = torch.device(device_map[name])
-            torch.empty(0, device=device)  # a device can be well named and yet not be there
-        except (RuntimeError, AssertionError, TypeError) as error:
+            torch.zeros((), device=device).item()  # a device can be well named and yet not be there
+        except (RuntimeError, AssertionError, TypeError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device_map: {name} on {device_map[name]!r} does not work here: {reason}") from error
         devices[name] = device

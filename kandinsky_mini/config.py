@@ -97,9 +97,12 @@ def load_config(path: str | Path | None = None) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or an impossible date
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    return _build(Config, values, str(path))
+    config = _build(Config, values, str(path))
+    if config.text.prompt_template.count("{}") != 1:
+        raise ConfigError(f"{path}: text: prompt_template: {config.text.prompt_template!r} needs one {{}}")
+    return config
 
 
 def _build(kind: type, value: object, where: str):

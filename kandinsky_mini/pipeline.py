@@ -1,9 +1,9 @@
 """A prompt becomes a video: encode the text, sample a latent, decode it, save it."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from .sampling import draw_noise, generate
 FPS = 24
 FRAMES_PER_LATENT = 4  # the VAE packs the first frame alone, then every 4 frames into one
 PIXELS_PER_LATENT = 8
+MOST_SECONDS, MOST_PIXELS = 3600, 8192  # far beyond any model: against typing errors
 SUFFIXES = {"video": ".mp4", "image": ".png"}
 
 
@@ -82,11 +83,17 @@ class Kandinsky5T2VPipeline:
         scheduler_scale = defaults.scheduler_scale if scheduler_scale is None else scheduler_scale
         negative_caption = self.config.text.negative_prompt if negative_caption is None else negative_caption
 
-        check_text(text)
+        seed = torch.Generator().seed() if seed is None else seed  # not torch.seed(), which reseeds the caller
+
+        check_text("prompt", text)
+        check_text("negative caption", negative_caption)
+        if not text.strip():
+            raise ValueError("the prompt is empty: say what the video shows")
         check_size(time_length, width, height, self.config.dit.patch_size)
         check_sampling(num_steps, guidance_weight, scheduler_scale)
+        check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
         if save_path is not None:
-            save_path = check_save_path(Path(save_path), "image" if time_length == 0 else "video")
+            save_path = check_save_path(save_path, "image" if time_length == 0 else "video")
         self._warn_of_unknown_words(text)
 
         device = self.device_map["dit"]
@@ -95,15 +102,14 @@ class Kandinsky5T2VPipeline:
         if guidance_weight != 1:
             null_embeds = self.text_embedder.encode(negative_caption).to(device)
 
-        seed = torch.seed() % 2**32 if seed is None else seed
         latent = generate(
             self.dit,
-            draw_noise(self._latent_shape(time_length, width, height), seed).to(device),
+            draw_noise(self._latent_shape(time_length, width, height), int(seed)).to(device),
             embeds,
             null_embeds,
             num_steps,
-            guidance_weight,
-            scheduler_scale,
+            float(guidance_weight),
+            float(scheduler_scale),
             self.config.sampling.scale_factor,
             dtype=self.dit.out_layer.out_layer.weight.dtype,
             progress=progress,
@@ -125,57 +131,75 @@ class Kandinsky5T2VPipeline:
 
     def _warn_of_unknown_words(self, text: str) -> None:
         if unknown := self.text_embedder.unknown_words(text):
-            words = ", ".join(repr(word) for word in unknown)
+            words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
             warnings.warn(
                 f"{self.config.name} has never seen {words}. It knows {self.config.text.known_words}.", stacklevel=3
             )
 
 
-def check_text(text: object) -> None:
-    if not isinstance(text, str):
-        raise ValueError(f"the prompt must be text, not {type(text).__name__}")
-    if not text.strip():
-        raise ValueError("the prompt is empty: say what the video shows")
+def check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"the {name} must be text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the {name} {value!r} has a broken character at position {error.start}") from error
 
 
 def check_size(time_length: object, width: object, height: object, patch_size: tuple[int, int, int]) -> None:
-    if type(time_length) is not int or time_length < 0:
-        near = max(0, round(time_length)) if isinstance(time_length, (int, float)) and math.isfinite(time_length) else 2
-        raise ValueError(f"time_length must be whole seconds, 0 or more, not {time_length!r}; the nearest is {near}")
-    for name, value, patch in (("height", height, patch_size[1]), ("width", width, patch_size[2])):
+    check_whole("time_length", time_length, "whole seconds", 0, MOST_SECONDS)
+    for name, value, patch in (("width", width, patch_size[2]), ("height", height, patch_size[1])):
         unit = PIXELS_PER_LATENT * patch
-        if type(value) is not int or value < unit or value % unit:
-            low = (
-                max(unit, int(value) // unit * unit)
-                if isinstance(value, (int, float)) and math.isfinite(value)
-                else unit
-            )
-            raise ValueError(
-                f"{name} must be a multiple of {unit} pixels, not {value!r}; the nearest are {low} and {low + unit}"
-            )
+        check_whole(name, value, f"a multiple of {unit} pixels", unit, MOST_PIXELS // unit * unit, unit)
 
 
 def check_sampling(num_steps: object, guidance_weight: object, scheduler_scale: object) -> None:
-    if type(num_steps) is not int or num_steps < 1:
-        raise ValueError(f"num_steps must be a whole number, 1 or more, not {num_steps!r}")
-    for name, value in (("guidance_weight", guidance_weight), ("scheduler_scale", scheduler_scale)):
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, not {value!r}")
-    if scheduler_scale <= 0:
-        raise ValueError(f"scheduler_scale must be above 0, not {scheduler_scale!r}")
+    check_whole("num_steps", num_steps, "a whole number", 1, 1000)
+    for name, value, low in (("guidance_weight", guidance_weight, -1000), ("scheduler_scale", scheduler_scale, 0.001)):
+        if not _is_number(value) or not low <= value <= 1000:
+            raise ValueError(f"{name} must be a finite number, {low} to 1000, not {value!r}")
 
 
-def check_save_path(path: Path, kind: str) -> Path:
+def check_whole(name: str, value: object, what: str, low: int, high: int, unit: int = 1) -> None:
+    """Refuse all but the multiples of unit from low to high, and name the nearest."""
+    problem = f"{name} must be {what}, {low} to {high}, not {value!r}"
+    if not _is_number(value):
+        raise ValueError(problem)
+    inside = min(max(value, low), high)
+    below = int(inside // unit) * unit
+    if value != below or not isinstance(value, Integral):
+        near = f"is {below}" if inside == below else f"are {below} and {below + unit}"
+        raise ValueError(f"{problem}; the nearest {near}")
+
+
+def _is_number(value: object) -> bool:
+    """Any real number, NumPy's too, but not NaN, and not a bool, which is an int to Python."""
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
+
+
+def check_save_path(path: str | Path, kind: str) -> Path:
     """Refuse, before hours of sampling, a path that cannot be written in the end."""
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"save_path must be a path, not {path!r}")
+    path = Path(path)
     if path.suffix.lower() != SUFFIXES[kind]:
         raise ValueError(f"{path}: the suffix of this {kind} must be {SUFFIXES[kind]}, not {path.suffix!r}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise ValueError(f"{path} is not writable")
+    try:
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"{path} is not writable")
+        _aside(path).touch()  # the only sure test: the name may be too long, the disk read-only or full
+        _aside(path).unlink()
+    except OSError as error:
+        raise ValueError(f"{path} is not writable: {error.strerror}") from error
     return path
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
 
 
 def save(video: torch.Tensor, path: Path) -> None:
@@ -186,7 +210,7 @@ def save(video: torch.Tensor, path: Path) -> None:
     import imageio.v3 as iio
 
     frames = video[0].permute(1, 2, 3, 0).numpy()
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    aside = _aside(path)
     try:
         if path.suffix.lower() == SUFFIXES["image"]:
             iio.imwrite(aside, frames[0])

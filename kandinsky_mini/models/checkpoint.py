@@ -8,6 +8,8 @@ diffusers' Kandinsky5Transformer3DModel, it belongs to the attention. That is th
     out_layer_cross.*   <->  cross_attention.out_layer.*
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -77,6 +79,26 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
+def check_files(path: str | Path) -> None:
+    """Whether a file, or a folder's files, are there and whole; reads their headers only.
+
+    Raises:
+        CheckpointError: no such file, a damaged file.
+    """
+    for file in _files(Path(path)):
+        with _open(file):
+            pass
+
+
+@contextmanager
+def loading(*folders: Path) -> Iterator[None]:
+    """Turn whatever transformers or diffusers raise inside into a CheckpointError that names the folders."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"cannot load {' and '.join(map(str, folders))}: {error}") from error
+
+
 def save_checkpoint(model: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:
     """Write the weights in bfloat16 as safetensors shards with the released names."""
     from huggingface_hub import save_torch_state_dict
@@ -96,10 +118,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
+    with _open(file) as tensors:
+        return {key: tensors.get_tensor(key) for key in tensors.keys()}
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[safe_open]:
     try:
         with safe_open(file, "pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}
-    except SafetensorError as error:
+            yield tensors
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
 
 

@@ -8,7 +8,9 @@ from diffusers import AutoencoderKLHunyuanVideo
 
 def load_vae(folder: Path, tiling: bool, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
     """Load a VAE from a folder as save_pretrained writes it."""
-    vae = AutoencoderKLHunyuanVideo.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    vae = AutoencoderKLHunyuanVideo.from_pretrained(
+        folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+    )
     return set_tiling(vae, tiling).eval()
 
 

@@ -1,0 +1,63 @@
+"""The text path loads the real classes' folders with the same code as mini's own."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from kandinsky_mini.config import load_config
+from kandinsky_mini.models.text_embedders import load_text_embedder
+from kandinsky_mini.world.scratch import new_text_embedder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny Qwen2.5-VL as it is released, vision and head included, and a tiny CLIP; both with tokenizers."""
+    embedder = new_text_embedder(load_config())
+    folder = tmp_path_factory.mktemp("encoders")
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
+    config = Qwen2_5_VLConfig(text_config=embedder.text_encoder.config.to_dict(), vision_config=vision)
+    qwen = Qwen2_5_VLForConditionalGeneration(config).eval()
+    qwen.save_pretrained(folder / "qwen")
+    embedder.tokenizer.save_pretrained(folder / "qwen")
+    embedder.text_encoder2.save_pretrained(folder / "clip")
+    embedder.tokenizer2.save_pretrained(folder / "clip")
+    return folder, qwen
+
+
+def test_a_released_folder_gives_the_last_hidden_states_of_the_whole_model(folders):
+    folder, qwen = folders
+    embedder = load_text_embedder(folder / "qwen", folder / "clip", load_config().text, torch.float32)
+    prompt = "a cat in a red hat"
+    ids, _ = embedder.tokenize([prompt])
+    with torch.no_grad():
+        expected = qwen(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+    embeds = embedder.encode(prompt)
+    assert torch.equal(embeds.text, expected)
+    assert embeds.pooled.shape == (1, 128)
+
+
+def test_the_template_is_cut_off(folders):
+    """What stays is the prompt after the template, which its tokens have seen."""
+    folder, _ = folders
+    plain = load_config().text
+    config = dataclasses.replace(plain, prompt_template="the dog dances. {}", crop_start=5)
+    text = {
+        name: load_text_embedder(folder / "qwen", folder / "clip", c, torch.float32).encode("a cat").text
+        for name, c in (("plain", plain), ("template", config))
+    }
+    assert len(text["template"]) == len(text["plain"]) - 1  # the start token goes with the template
+    assert not torch.allclose(text["template"][0], text["plain"][1], atol=1e-3)
+
+
+def test_a_batch_gives_what_its_prompts_give_alone(folders):
+    folder, _ = folders
+    embedder = load_text_embedder(folder / "qwen", folder / "clip", load_config().text, torch.float32)
+    prompts = ["a cat in a red hat", "a pig in a blue hat"]
+    with torch.no_grad():
+        batch = embedder(*embedder.tokenize(prompts))
+    for i, prompt in enumerate(prompts):
+        alone = embedder.encode(prompt)
+        assert torch.allclose(batch.text[i], alone.text, atol=1e-5)
+        assert torch.allclose(batch.pooled[i], alone.pooled, atol=1e-5)
