@@ -1,17 +1,14 @@
 """The training script runs through all its stages, goes on after an interruption, and writes usable weights."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import train_mini
 import yaml
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "launch"))
-import train_mini  # noqa: E402
 
 SMALL = {
     "dit": {"model_dim": 32, "ff_dim": 32, "time_dim": 16, "in_text_dim": 32, "in_text_dim2": 32},
