@@ -87,9 +87,7 @@ def _device_map(device_map: str | torch.device | dict[str, str | torch.device]) 
     if not isinstance(device_map, dict):
         device_map = dict.fromkeys(COMPONENTS, device_map)
     if set(device_map) != set(COMPONENTS):
-        raise ValueError(
-            f"device_map has the keys {', '.join(map(str, device_map)) or 'none'}; it needs {', '.join(COMPONENTS)}"
-        )
+        raise ValueError(f"device_map has the keys {sorted(map(str, device_map))}; it needs {', '.join(COMPONENTS)}")
     devices = {}
     for name in COMPONENTS:
         try:

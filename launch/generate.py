@@ -56,5 +56,9 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as error:  # for a person: what to change, not where it was raised
         sys.exit(f"error: {error}")
+    except (RuntimeError, MemoryError) as error:  # torch's words for it: "CUDA out of memory", "can't allocate memory"
+        if "memory" not in str(error):
+            raise
+        sys.exit(f"error: not enough memory for a video of this size: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         sys.exit(130)

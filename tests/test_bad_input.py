@@ -1,0 +1,318 @@
+"""Bad input gets an error that says what was given and what is allowed, before any model runs."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.models.checkpoint import CheckpointError
+
+PROMPT = "a cat in a red hat"
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def idle_pipe(tiny_pipe, monkeypatch):
+    """A pipeline none of whose models may run."""
+
+    def fail(*args, **kwargs):
+        pytest.fail("a model ran")
+
+    for model in (tiny_pipe.dit, tiny_pipe.text_embedder, tiny_pipe.vae.decoder):
+        monkeypatch.setattr(model, "forward", fail)
+    return tiny_pipe
+
+
+def test_the_idle_pipeline_really_watches(idle_pipe):
+    with pytest.raises(pytest.fail.Exception, match="a model ran"):
+        idle_pipe(PROMPT)
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
+def test_empty_prompt(idle_pipe, prompt):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        idle_pipe(prompt)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("text", None, "the prompt must be text, not NoneType"),
+        ("text", 5, "the prompt must be text, not int"),
+        ("text", [PROMPT], "the prompt must be text, not list"),
+        ("text", b"cat", "the prompt must be text, not bytes"),
+        ("negative_caption", 5, "the negative caption must be text, not int"),
+        ("negative_caption", [PROMPT], "the negative caption must be text, not list"),
+    ],
+)
+def test_prompt_that_is_not_text(idle_pipe, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        idle_pipe(**{"text": PROMPT, name: value})
+
+
+def test_half_a_character(idle_pipe):
+    with pytest.raises(ValueError, match="broken character at position 6"):
+        idle_pipe("a cat \ud83d")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", 40, "width must be a multiple of 16 pixels, 16 to 8192, not 40; the nearest are 32 and 48"),
+        ("height", 510, "height must be a multiple of 16 pixels, 16 to 8192, not 510; the nearest are 496 and 512"),
+        ("width", 0, "not 0; the nearest is 16"),
+        ("width", -32, "not -32; the nearest is 16"),
+        ("height", 48.0, "not 48.0; the nearest is 48"),
+        ("height", 10**6, "not 1000000; the nearest is 8192"),
+        ("height", INF, "not inf; the nearest is 8192"),
+        ("time_length", -1, "time_length must be whole seconds, 0 to 3600, not -1; the nearest is 0"),
+        ("time_length", 1.5, "not 1.5; the nearest are 1 and 2"),
+        ("time_length", 10**400, "the nearest is 3600"),
+        ("num_steps", 0, "num_steps must be a whole number, 1 to 1000, not 0; the nearest is 1"),
+        ("num_steps", 2.5, "not 2.5; the nearest are 2 and 3"),
+        ("num_steps", 10**9, "the nearest is 1000"),
+        ("guidance_weight", INF, "guidance_weight must be a finite number, -1000 to 1000, not inf"),
+        ("guidance_weight", 1e30, "guidance_weight must be a finite number, -1000 to 1000, not 1e[+]30"),
+        ("scheduler_scale", 0, "scheduler_scale must be a finite number, 0.001 to 1000, not 0"),
+        ("scheduler_scale", -2.0, "not -2.0"),
+        ("seed", -1, "seed must be a whole number, 0 to 18446744073709551615, not -1; the nearest is 0"),
+        ("seed", 2**64, "not 18446744073709551616"),
+        ("seed", 1.5, "the nearest are 1 and 2"),
+    ],
+)
+def test_number_out_of_range(idle_pipe, tmp_path, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        idle_pipe(PROMPT, **{name: value, "save_path": tmp_path / "cat.mp4"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [NAN, "2", "many", True, [2], (), torch.tensor(2), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["time_length", "width", "height", "num_steps", "guidance_weight", "scheduler_scale", "seed"]
+)
+def test_not_a_number(idle_pipe, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, not ") as error:
+        idle_pipe(PROMPT, **{name: value})
+    assert str(error.value).endswith(repr(value))
+
+
+@pytest.mark.parametrize("name", ["guidance_weight", "scheduler_scale"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), -INF])
+def test_far_too_large(idle_pipe, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a finite number"):
+        idle_pipe(PROMPT, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a dragon in a red hat", "'dragon'"),
+        ("A Dragon flies, a dragon flies!", "'Dragon', 'flies', 'dragon'"),
+        ("дракон в красной шляпе", "'дракон'"),
+        ("🐱", "'🐱'"),
+    ],
+)
+def test_words_never_seen(tiny_pipe, prompt, words):
+    with pytest.warns(UserWarning) as caught:
+        video = tiny_pipe(prompt, time_length=0, progress=False)
+    assert video.shape == (1, 3, 1, 16, 32)
+    (message,) = [str(warning.message) for warning in caught]
+    assert message.startswith(f"tiny has never seen {words}. It knows a cat, dog, rabbit")
+    assert Path(caught[0].filename) == Path(__file__), "the warning points elsewhere than at the call"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["A CAT in a red hat.", "Кот в ЖЁЛТОЙ шляпе", "Пёс идёт налево", "the pig, at night!"]
+)
+def test_capital_letters_and_dots_do_not_matter(tiny_pipe, prompt):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_pipe(prompt, time_length=0, num_steps=1, progress=False)
+
+
+def test_spelling_does_not_change_the_picture(tiny_pipe):
+    plain, odd = (
+        tiny_pipe(prompt, time_length=0, seed=1, progress=False)
+        for prompt in ("кот в желтой шляпе", "КОТ в  Жёлтой шляпе")
+    )
+    assert torch.equal(plain, odd)
+
+
+@pytest.mark.parametrize(
+    ("time_length", "name", "message"),
+    [
+        (1, "cat.avi", "cat.avi: the suffix of this video must be .mp4, not '.avi'"),
+        (1, "cat", "the suffix of this video must be .mp4, not ''"),
+        (1, "cat.png", "the suffix of this video must be .mp4, not '.png'"),
+        (0, "cat.mp4", "the suffix of this image must be .png, not '.mp4'"),
+        (1, "nowhere/cat.mp4", "there is no folder .*nowhere"),
+        (1, "folder.mp4", "folder.mp4 is a folder, not a file"),
+        (1, "c" * 300 + ".mp4", "is not writable: File name too long"),
+        (1, "c\0at.mp4", "null"),
+        (1, "file.txt/cat.mp4", "there is no folder .*file.txt"),
+    ],
+)
+def test_path_that_cannot_work(idle_pipe, tmp_path, time_length, name, message):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        idle_pipe(PROMPT, time_length=time_length, save_path=tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", 5, b"cat.mp4", True])
+def test_path_that_is_none(idle_pipe, path):
+    with pytest.raises(ValueError, match="suffix of this video|must be a path"):
+        idle_pipe(PROMPT, save_path=path)
+
+
+def test_read_only_disk(idle_pipe, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(ValueError, match="cat.mp4 is not writable: Read-only file system"):
+        idle_pipe(PROMPT, save_path=tmp_path / "cat.mp4")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("protected", ["folder", "file"])
+def test_no_permission(idle_pipe, tmp_path, protected):
+    path = tmp_path / "cat.mp4"
+    path.write_bytes(b"old")
+    (tmp_path if protected == "folder" else path).chmod(0o555)
+    try:
+        with pytest.raises(ValueError, match="cat.mp4 is not writable"):
+            idle_pipe(PROMPT, save_path=path)
+    finally:
+        tmp_path.chmod(0o755)
+    assert path.read_bytes() == b"old"
+
+
+def stop(error):
+    def callback(step, latent):
+        if step == 2:
+            raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize("when", ["sampling", "writing"])
+def test_failed_run_leaves_the_folder_as_it_was(tiny_pipe, tmp_path, monkeypatch, when, error, there_before):
+    def write_half(path, *args, **kwargs):
+        Path(path).write_bytes(b"half")
+        raise error
+
+    path = tmp_path / "cat.mp4"
+    if there_before:
+        path.write_bytes(b"old")
+    if when == "writing":
+        monkeypatch.setattr("imageio.v3.imwrite", write_half)
+    with pytest.raises(type(error)):
+        tiny_pipe(PROMPT, save_path=path, progress=False, callback=stop(error) if when == "sampling" else None)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == (
+        {"cat.mp4": b"old"} if there_before else {}
+    )
+
+
+def test_a_pipeline_works_on_after_an_interruption(tiny_pipe):
+    before = tiny_pipe(PROMPT, time_length=0, seed=1, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_pipe(PROMPT, time_length=0, progress=False, callback=stop(KeyboardInterrupt()))
+    assert torch.equal(tiny_pipe(PROMPT, time_length=0, seed=1, progress=False), before)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "meta", None, ["cpu"], "hpu"], ids=repr)
+def test_device_that_does_not_work(tiny_config, device):
+    with pytest.raises(ValueError) as error:
+        get_T2V_pipeline(device, tiny_config)
+    assert str(error.value).startswith(f"device_map: dit on {device!r} does not work here: ")
+
+
+def test_error_names_the_component(tiny_config):
+    with pytest.raises(ValueError, match="device_map: vae on 'gpu' does not work here"):
+        get_T2V_pipeline({"dit": "cpu", "vae": "gpu", "text_embedder": "cpu"}, tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("device_map", "given"),
+    [
+        ({}, "[]"),
+        ({"dit": "cpu"}, "['dit']"),
+        ({"dit": "cpu", "vae": "cpu", "text": "cpu"}, "['dit', 'text', 'vae']"),
+        ({1: "cpu", "dit": "cpu"}, "['1', 'dit']"),
+    ],
+)
+def test_device_map_with_wrong_keys(tiny_config, device_map, given):
+    with pytest.raises(ValueError) as error:
+        get_T2V_pipeline(device_map, tiny_config)
+    assert str(error.value) == f"device_map has the keys {given}; it needs dit, vae, text_embedder"
+
+
+FILES = {
+    "dit": "dit.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder2": "model.safetensors",
+}
+
+
+@pytest.fixture
+def copied(tiny_values, tiny_config, tmp_path):
+    """copied(name) -> a configuration with its own copy of those weights, and the folder of the copy."""
+
+    def copy(name: str) -> tuple[Path, Path]:
+        folder = shutil.copytree(tiny_values["weights"][name], tmp_path / name)
+        values = tiny_values | {"weights": tiny_values["weights"] | {name: str(folder)}}
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        return tmp_path / "tiny.yaml", folder
+
+    return copy
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("size", [0, 4, 5000])
+def test_truncated_weights(copied, name, size):
+    config, folder = copied(name)
+    os.truncate(folder / FILES[name], size)
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert f"{folder / FILES[name]} is not a whole safetensors file" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file(copied, name):
+    config, folder = copied(name)
+    (folder / FILES[name]).unlink()
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert f"no .safetensors file in {folder}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_folder(copied, name):
+    config, folder = copied(name)
+    shutil.rmtree(folder)
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(error.value) == f"tiny has no weights for {name}: {folder} does not exist"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("vae", "config.json"), ("text_encoder", "tokenizer.json"), ("text_encoder2", "config.json")],
+)
+def test_damaged_settings(copied, name, file):
+    config, folder = copied(name)
+    os.truncate(folder / file, 50)
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(folder) in str(error.value)

@@ -1,0 +1,74 @@
+"""Captions name what a scene shows, and the tokenizer and the configuration know their words."""
+
+import random
+import re
+
+import pytest
+
+from kandinsky_mini.config import load_config
+from kandinsky_mini.world.captions import LANGUAGES, WORDS, caption, full_caption, plain_caption
+from kandinsky_mini.world.scenes import ALLOWED, Scene, all_scenes
+from kandinsky_mini.world.scratch import new_tokenizer
+
+CAT = Scene("cat", "red", "jumps", "beach")
+
+
+def names(text: str, word: str) -> bool:
+    return re.search(rf"\b{word}\b", text) is not None
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_tokenizer_knows_every_caption(language):
+    config, rng = load_config().text, random.Random(0)
+    tokenizer = new_tokenizer(config.max_length)
+    texts = [text for scene in all_scenes() for text in [plain_caption(scene, language)]]
+    texts += [caption(scene, language, rng, partial=0.5) for scene in all_scenes() for _ in range(10)]
+    tokens = tokenizer(texts)["input_ids"]
+    strange = [text for text, ids in zip(texts, tokens, strict=True) if tokenizer.unk_token_id in ids]
+    assert strange == []
+    assert max(map(len, tokens)) <= min(config.max_length, config.pooled_max_length), "a caption would be cut off"
+
+
+def test_the_tokenizer_tells_words_apart():
+    tokenizer = new_tokenizer(64)
+    words = [word for forms in WORDS["en"].values() for word in forms[0].split()]
+    assert len({tuple(tokenizer(word)["input_ids"]) for word in words}) == len(set(words))
+
+
+@pytest.mark.parametrize(("language", "start"), [("en", "a cat in a red hat"), ("ru", "кот в красной шляпе")])
+def test_the_prompt_of_the_talk(language, start):
+    assert plain_caption(CAT, language).startswith(f"{start} ")
+    assert plain_caption(CAT, language) != plain_caption(Scene("cat", "red", "jumps", "snow"), language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("make", [full_caption, lambda *args: caption(*args, partial=0)], ids=["full", "not partial"])
+def test_full_captions_name_everything(language, make):
+    rng = random.Random(1)
+    for scene in all_scenes():
+        text = make(scene, language, rng)
+        for attribute in ALLOWED:
+            forms = WORDS[language][getattr(scene, attribute)]
+            assert any(names(text, form) for form in forms), f"{text!r} does not name the {attribute} of {scene}"
+
+
+def test_partial_captions_say_less_but_never_anything_wrong():
+    rng = random.Random(2)
+    texts = [caption(CAT, "en", rng, partial=1) for _ in range(200)]
+    assert all(names(text, "cat") for text in texts)
+    assert {names(text, "red") for text in texts} == {True, False}
+    others = [form for word in ALLOWED["animal"][1:] + ALLOWED["motion"] for form in WORDS["en"][word]]
+    jumps = WORDS["en"]["jumps"]
+    assert [text for text in texts for form in others if form not in jumps and names(text, form)] == []
+
+
+def test_captions_follow_their_random_numbers():
+    first, again, other = ([caption(CAT, "ru", random.Random(seed)) for _ in range(3)] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("attribute", ALLOWED)
+def test_mini_says_that_it_knows(attribute):
+    known = load_config().text.known_words
+    assert [word for word in ALLOWED[attribute] if not names(known, word)] == []

@@ -1,0 +1,149 @@
+"""Weights on disk: both ways of naming load, and a model is loaded wholly or not at all."""
+
+import pytest
+import torch
+from conftest import without_zeros
+from safetensors.torch import load_file, save_file
+
+from kandinsky_mini.config import load_config
+from kandinsky_mini.models.checkpoint import (
+    CheckpointError,
+    from_released,
+    load_checkpoint,
+    save_checkpoint,
+    to_released,
+)
+from kandinsky_mini.world.scratch import new_dit
+
+
+@pytest.fixture
+def dit(tiny_config):
+    return without_zeros(new_dit(load_config(tiny_config)))
+
+
+@pytest.fixture
+def other(tiny_config):
+    """The same model with other weights."""
+    return without_zeros(new_dit(load_config(tiny_config)))
+
+
+def same(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_names_there_and_back(dit):
+    ours = dit.state_dict()
+    released = to_released(ours)
+    assert len(released) == len(ours) and released.keys() != ours.keys()
+    assert list(from_released(released)) == list(ours)
+    assert all(from_released(released)[name] is value for name, value in ours.items())
+    assert from_released(ours).keys() == ours.keys()
+
+
+def test_released_names(dit):
+    names = to_released(dit.state_dict()).keys()
+    assert {
+        "text_transformer_blocks.0.self_attention.out_layer.weight",
+        "visual_transformer_blocks.1.self_attention.out_layer.bias",
+        "visual_transformer_blocks.1.cross_attention.out_layer.weight",
+        "visual_transformer_blocks.1.feed_forward.out_layer.weight",
+        "out_layer.out_layer.weight",
+    } <= names
+    assert not [name for name in names if "out_layer_" in name]
+
+
+@pytest.mark.parametrize("rename", [to_released, dict], ids=["released", "ours"])
+def test_both_ways_of_naming_load_from_a_file(dit, other, tmp_path, rename):
+    save_file(rename(dit.state_dict()), tmp_path / "dit.safetensors")
+    assert not same(other, dit.state_dict())
+    assert load_checkpoint(other, tmp_path / "dit.safetensors") is other
+    assert same(other, dit.state_dict())
+
+
+@pytest.mark.parametrize(("max_shard_size", "several"), [("14MB", False), ("50KB", True)])
+def test_saved_weights_load_from_a_folder(dit, other, tmp_path, max_shard_size, several):
+    save_checkpoint(dit, tmp_path / "new" / "dit", max_shard_size)
+    files = list((tmp_path / "new" / "dit").glob("*.safetensors"))
+    assert (len(files) > 1) == several
+    assert all(value.dtype == torch.bfloat16 for file in files for value in load_file(file).values())
+    load_checkpoint(other, tmp_path / "new" / "dit")
+    assert same(other, {name: value.bfloat16().float() for name, value in dit.state_dict().items()})
+
+
+def test_saving_again_with_fewer_shards(dit, other, tmp_path):
+    save_checkpoint(other, tmp_path, "50KB")
+    save_checkpoint(dit, tmp_path)
+    load_checkpoint(other, tmp_path)
+    assert same(other, {name: value.bfloat16().float() for name, value in dit.state_dict().items()})
+
+
+def drop(tensors):
+    del tensors["visual_embeddings.in_layer.weight"]
+
+
+def add(tensors):
+    tensors["control_net.weight"] = torch.zeros(2)
+
+
+def reshape(tensors):
+    tensors["visual_embeddings.in_layer.bias"] = torch.zeros(3)
+
+
+def rename_all(tensors):
+    for name in list(tensors):
+        tensors[f"model.{name}"] = tensors.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "messages"),
+    [
+        (drop, ["1 missing: visual_embeddings.in_layer.weight"]),
+        (add, ["1 unknown: control_net.weight"]),
+        (reshape, ["1 wrong shape: visual_embeddings.in_layer.bias: (3,) in ", "the model wants (32,)"]),
+        (rename_all, ["missing: ", "unknown: model.", "and "]),
+    ],
+)
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_foreign_checkpoint(dit, other, tmp_path, damage, messages, folder):
+    tensors = to_released(dit.state_dict())
+    damage(tensors)
+    path = tmp_path / "dit.safetensors"
+    save_file(tensors, path)
+    refused(other, tmp_path if folder else path, [str(tmp_path), "does not fit this model", *messages])
+
+
+def refused(model, path, messages):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(model, path)
+    assert [message for message in messages if message not in str(error.value)] == []
+    assert same(model, before), "half loaded"
+
+
+def test_missing_shard(dit, other, tmp_path):
+    save_checkpoint(dit, tmp_path, "50KB")
+    lost = sorted(tmp_path.glob("*.safetensors"))[1]
+    names = list(from_released(load_file(lost)))
+    lost.unlink()
+    refused(other, tmp_path, [str(tmp_path), f"{len(names)} missing: "])
+
+
+def test_truncated_shard(dit, other, tmp_path):
+    save_checkpoint(dit, tmp_path, "50KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused(other, tmp_path, [f"{shard} is not a whole safetensors file"])
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"version https://git-lfs.github.com/spec/v1\n", bytes(100)])
+def test_file_of_another_kind(other, tmp_path, content):
+    path = tmp_path / "dit.safetensors"
+    path.write_bytes(content)
+    refused(other, path, [f"{path} is not a whole safetensors file"])
+
+
+def test_nothing_there(other, tmp_path):
+    refused(other, tmp_path / "nowhere", [f"no checkpoint at {tmp_path / 'nowhere'}"])
+    refused(other, tmp_path, [f"no .safetensors file in {tmp_path}"])
+    (tmp_path / "dit.safetensors").mkdir()
+    refused(other, tmp_path, [f"{tmp_path / 'dit.safetensors'} is not a whole safetensors file"])

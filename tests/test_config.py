@@ -1,0 +1,107 @@
+"""Configurations: good ones load, wrong ones are refused with the file and the key."""
+
+import copy
+import dataclasses
+
+import pytest
+import yaml
+
+from kandinsky_mini.config import CONFIGS, ConfigError, load_config
+
+MISSING = object()
+
+
+@pytest.fixture
+def changed(tiny_values, tmp_path):
+    """changed("dit.model_dim", 5) -> the path of the tiny configuration with that value, or without the key."""
+
+    def change(key: str, value: object):
+        values = copy.deepcopy(tiny_values)
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[last] = value
+        if value is MISSING:
+            del section[last]
+        path = tmp_path / "changed.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_configurations_load(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    assert load_config(str(path)) == config
+    assert config.dit.model_dim % sum(config.dit.axes_dims) == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "other"
+
+
+def test_mini_is_the_default():
+    assert load_config() == load_config(CONFIGS / "mini.yaml")
+
+
+def test_a_whole_number_is_a_float_too(changed):
+    weight = load_config(changed("sampling.guidance_weight", 5)).sampling.guidance_weight
+    assert (weight, type(weight)) == (5.0, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("colour", 1, "unknown key 'colour'; known are name, dit, text, vae, sampling, weights"),
+        ("dit.depth", 1, "dit: unknown key 'depth'; known are in_visual_dim, .*visual_cond"),
+        ("dit.model_dim", MISSING, "dit: missing key 'model_dim'"),
+        ("weights", MISSING, "missing key 'weights'"),
+        ("dit.model_dim", True, "dit: model_dim: True is not of type int"),
+        ("dit.model_dim", 32.0, "dit: model_dim: 32.0 is not of type int"),
+        ("dit.model_dim", None, "dit: model_dim: None is not of type int"),
+        ("dit.visual_cond", 1, "dit: visual_cond: 1 is not of type bool"),
+        ("sampling.guidance_weight", "5.0", "sampling: guidance_weight: '5.0' is not of type float"),
+        ("sampling.guidance_weight", True, "sampling: guidance_weight: True is not of type float"),
+        ("dit.patch_size", [1, 2], r"dit: patch_size: \[1, 2\] is not a list of 3"),
+        ("dit.patch_size", 2, "dit: patch_size: 2 is not a list of 3"),
+        ("dit.axes_dims", [4, "6", 6], r"dit: axes_dims\[1\]: '6' is not of type int"),
+        ("sampling.scale_factor", [1, 1, True], r"scale_factor\[2\]: True is not of type float"),
+        ("text.known_words", 5, "text: known_words: 5 is not of type str"),
+        ("text", "a cat", "text: expected the keys prompt_template, "),
+        ("text.prompt_template", "no place for it", "text: prompt_template: 'no place for it' needs one {}"),
+        ("text.prompt_template", "{} and {}", "text: prompt_template: '{} and {}' needs one {}"),
+    ],
+)
+def test_wrong_value(changed, key, value, message):
+    path = changed(key, value)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected the keys name, dit"),
+        (b"# nothing\n", "expected the keys name, dit"),
+        (b"[1, 2]", "expected the keys name, dit"),
+        (b"name: [unclosed", "is not YAML"),
+        (b"a: b: c", "is not YAML"),
+        (b"\xff\xfe\x80", "is not YAML"),
+        (b"name: 2024-13-45", "is not YAML"),
+    ],
+)
+def test_file_that_is_no_configuration(tmp_path, content, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        with pytest.raises(ConfigError) as error:
+            load_config(path)
+        assert str(error.value).startswith(f"cannot read the configuration {path}: ")

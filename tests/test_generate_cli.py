@@ -1,0 +1,78 @@
+"""launch/generate.py, run as a user runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "launch" / "generate.py"
+SECONDS = 120  # no process may take longer
+
+
+def command(tiny_config, *options: str) -> dict:
+    return {
+        "args": [sys.executable, str(SCRIPT), "--config", str(tiny_config), "--device", "cpu", *options],
+        "env": os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        "text": True,
+        "encoding": "utf-8",
+    }
+
+
+def test_generates_a_video(tiny_config, tmp_path):
+    done = subprocess.run(
+        **command(tiny_config, "--prompt", "кот в красной шляпе с драконом", "--path", "cat.mp4", "--seed", "3"),
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    first, saved, elapsed = done.stdout.splitlines()
+    assert first == 'Generating "кот в красной шляпе с драконом"'
+    assert saved == f"(1, 3, 25, 16, 32) saved to {tmp_path / 'cat.mp4'}"
+    assert elapsed.startswith("TIME ELAPSED: ") and elapsed.endswith(" s")
+    assert "tiny has never seen 'с', 'драконом'. It knows a cat" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--width", "40"],
+            "error: width must be a multiple of 16 pixels, 16 to 8192, not 40; the nearest are 32 and 48",
+        ),
+        (["--config", "nowhere.yaml"], "error: cannot read the configuration nowhere.yaml: No such file or directory"),
+    ],
+)
+def test_bad_input(tiny_config, tmp_path, options, message):
+    done = subprocess.run(**command(tiny_config, *options), cwd=tmp_path, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == message
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
+def test_ctrl_c_while_sampling(tiny_config, tmp_path):
+    # Large enough that sampling would take minutes.
+    options = ["--width", "512", "--height", "512", "--num-steps", "1000"]
+    process = subprocess.Popen(
+        **command(tiny_config, *options), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=1
+    )
+    try:
+        shown = ""
+        while "1/1000" not in shown:
+            letter = process.stderr.read(1)
+            assert letter, f"it ended before it sampled: {shown}"
+            shown += letter
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in shown + rest
+    assert list(tmp_path.iterdir()) == []

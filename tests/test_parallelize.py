@@ -1,0 +1,178 @@
+"""The plans are exact, and cost what their comments say. Simulated ranks here; real processes at the end."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.tensor.debug import CommDebugMode
+
+from kandinsky_mini.lab.simulation import per_rank, simulated_ranks
+from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
+from kandinsky_mini.sampling import rope_positions
+
+BAR = 1e-4  # of the largest value, for the whole model in float32
+BLOCKS = 2
+HEADS = 8
+SIZES = {
+    "in_visual_dim": 4,
+    "in_text_dim": 24,
+    "in_text_dim2": 20,
+    "time_dim": 32,
+    "out_visual_dim": 4,
+    "patch_size": (1, 2, 2),
+    "model_dim": 16 * HEADS,
+    "ff_dim": 256,
+    "num_text_blocks": 1,
+    "num_visual_blocks": BLOCKS,
+    "axes_dims": (4, 6, 6),
+    "visual_cond": False,
+}
+
+
+def random_model(**sizes) -> DiffusionTransformer3D:
+    """All weights random, those of the modulation included: zero modulation would let any error pass."""
+    model = DiffusionTransformer3D(**SIZES | sizes).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def random_inputs(model: DiffusionTransformer3D) -> tuple:
+    x, text = torch.randn(3, 4, 6, SIZES["in_visual_dim"]), torch.randn(7, SIZES["in_text_dim"])
+    pooled, time = torch.randn(1, SIZES["in_text_dim2"]), torch.rand(1) * 1000
+    return x, text, pooled, time, rope_positions(model, x), torch.arange(7)
+
+
+@torch.no_grad()
+def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: int, variant: str, after=None):
+    """What every rank gets, and how many collectives of each kind were made. `after` may spoil the sharded model."""
+    model = copy.deepcopy(model)
+    with simulated_ranks(ranks) as mesh:
+        parallelize_dit(model, mesh, variant)
+        if after is not None:
+            after(model)
+        with CommDebugMode() as comm:
+            outputs = per_rank(model(*inputs))
+    counts = {str(op).split(".")[-1]: count for op, count in comm.get_comm_counts().items()}
+    return outputs, counts
+
+
+@torch.no_grad()
+def difference(outputs: list[torch.Tensor], model: DiffusionTransformer3D, inputs: tuple) -> float:
+    reference = model(*inputs)
+    return max(((out - reference).abs().max() / reference.abs().max()).item() for out in outputs)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_rank_gets_what_the_whole_model_gives(ranks, variant):
+    model = random_model()
+    inputs = random_inputs(model)
+    outputs, counts = run_sharded(model, inputs, ranks, variant)
+    assert len(outputs) == ranks
+    assert difference(outputs, model, inputs) < BAR
+    # A block: 3 all-reduces, and 1 all-gather of its modulation. Besides: the time embedding's all-reduce, and the
+    # all-gathers of text, pooled text and visual embeddings and of the output layer.
+    assert counts == {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
+
+
+def test_a_mesh_of_one_changes_nothing():
+    model = random_model()
+    with simulated_ranks(1) as mesh:
+        sharded = parallelize_dit(copy.deepcopy(model), mesh)
+    assert all(type(p) is torch.nn.Parameter for p in sharded.parameters())
+    assert sharded.visual_transformer_blocks[0].self_attention.num_heads == HEADS
+
+
+def keep_all_heads(model):
+    for block in model.visual_transformer_blocks:
+        block.self_attention.num_heads = HEADS
+
+
+def test_forgetting_to_reduce_the_heads_is_an_error():
+    model = random_model()
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        run_sharded(model, random_inputs(model), 4, "minimal", after=keep_all_heads)
+
+
+def test_a_row_wise_bias_added_by_every_rank_is_seen():
+    """What a hand-written row-wise layer gets wrong: each rank adds the bias before the sum."""
+    model = random_model()
+    inputs = random_inputs(model)
+
+    def add_bias_again(sharded):
+        layer = sharded.visual_transformer_blocks[0].out_layer_self
+        layer.register_forward_hook(
+            lambda module, args, out: out + model.visual_transformer_blocks[0].out_layer_self.bias
+        )
+
+    outputs, _ = run_sharded(model, inputs, 4, "minimal", after=add_bias_again)
+    assert difference(outputs, model, inputs) > BAR
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ranks", "message"),
+    [
+        ({}, 3, "3 ranks: 8 heads do not divide by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        ({"ff_dim": 130}, 4, "130 ff_dim do not divide by 4; this model runs on 1 or 2 ranks"),
+        ({"time_dim": 36}, 8, "36 time_dim do not divide by 8; this model runs on 1, 2 or 4 ranks"),
+    ],
+)
+def test_ranks_that_do_not_divide_are_refused_before_anything_is_sharded(sizes, ranks, message):
+    model = random_model(**sizes)
+    with simulated_ranks(ranks) as mesh, pytest.raises(ValueError, match=message):
+        parallelize_dit(model, mesh)
+    assert all(type(p) is torch.nn.Parameter for p in model.parameters())
+    assert model.visual_transformer_blocks[0].self_attention.num_heads == HEADS
+
+
+def test_an_unknown_plan_is_refused():
+    with (
+        simulated_ranks(2) as mesh,
+        pytest.raises(ValueError, match="unknown plan 'best': choose one of talk, minimal"),
+    ):
+        parallelize_dit(random_model(), mesh, "best")
+
+
+REAL_RANKS = """
+import datetime, os, sys
+import torch, torch.distributed as dist
+sys.path.insert(0, os.environ["TESTS"])
+from torch.distributed.device_mesh import init_device_mesh
+from test_parallelize import BAR, parallelize_dit, random_inputs, random_model
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor_parallel",))
+torch.manual_seed(int(os.environ["SEED"]))
+model = random_model()
+inputs = random_inputs(model)
+with torch.no_grad():
+    reference = model(*inputs)
+    out = parallelize_dit(model, mesh["tensor_parallel"])(*inputs)
+    difference = ((out - reference).abs().max() / reference.abs().max()).item()
+print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {difference:.1e}", flush=True)
+assert difference < BAR
+dist.destroy_process_group()
+"""
+
+
+def test_two_real_processes_get_what_one_gives(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(REAL_RANKS)
+    environment = {"TESTS": str(Path(__file__).parent), "SEED": str(torch.seed() % 2**31), "OMP_NUM_THREADS": "1"}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
+        env={"GLOO_SOCKET_IFNAME": loopback} | os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line[:11] for line in done.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]

@@ -1,0 +1,173 @@
+"""A prompt becomes a video: what a caller of the pipeline relies on."""
+
+import math
+
+import imageio.v3 as iio
+import pytest
+import torch
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.pipeline import FPS
+from kandinsky_mini.sampling import draw_noise, time_steps
+
+PROMPT = "a cat in a red hat"
+
+
+@pytest.fixture
+def dit_inputs(tiny_pipe):
+    """The arguments of every forward of the model, in order."""
+    inputs = []
+    hook = tiny_pipe.dit.register_forward_pre_hook(lambda module, args: inputs.append(args))
+    yield inputs
+    hook.remove()
+
+
+@pytest.mark.parametrize(("time_length", "frames"), [(0, 1), (1, 25), (2, 49)])
+def test_shape_of_the_video(tiny_pipe, time_length, frames):
+    video = tiny_pipe(PROMPT, time_length=time_length, width=32, height=16, num_steps=1, seed=1, progress=False)
+    assert video.shape == (1, 3, frames, 16, 32)
+    assert (video.dtype, video.device.type) == (torch.uint8, "cpu")
+    assert video.float().std() > 1, "an empty picture"
+
+
+def test_an_image_is_saved_as_png(tiny_pipe, tmp_path):
+    video = tiny_pipe(PROMPT, time_length=0, seed=1, save_path=tmp_path / "cat.png", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
+    assert torch.equal(torch.from_numpy(iio.imread(tmp_path / "cat.png")), video[0, :, 0].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("path_type", [str, lambda path: path], ids=["str", "Path"])
+def test_the_call_of_the_talk(tiny_config, tmp_path, path_type):
+    pipe = get_T2V_pipeline(
+        device_map={"dit": "cpu", "vae": torch.device("cpu"), "text_embedder": "cpu"}, conf_path=path_type(tiny_config)
+    )
+    path = tmp_path / "test.mp4"
+    video = pipe(
+        text=PROMPT,
+        time_length=1,
+        width=48,
+        height=32,
+        guidance_weight=5.0,
+        num_steps=2,
+        scheduler_scale=10.0,
+        seed=9,
+        save_path=path_type(path),
+    )
+    assert video.shape == (1, 3, 25, 32, 48)
+    assert [file.name for file in tmp_path.iterdir()] == ["test.mp4"]
+    saved = torch.from_numpy(iio.imread(path)).permute(3, 0, 1, 2)
+    assert saved.shape == video[0].shape
+    assert iio.immeta(path)["fps"] == FPS == 24
+    away = (saved.float() - video[0].float()).abs().mean()
+    assert away < 20, "the file shows something else than was returned"
+
+
+def test_a_suffix_in_capital_letters(tiny_pipe, tmp_path):
+    tiny_pipe(PROMPT, save_path=tmp_path / "CAT.MP4", progress=False)
+    tiny_pipe(PROMPT, time_length=0, save_path=tmp_path / "CAT.PNG", progress=False)
+    assert iio.imread(tmp_path / "CAT.MP4").shape == (25, 16, 32, 3)
+    assert iio.imread(tmp_path / "CAT.PNG").shape == (16, 32, 3)
+
+
+def test_a_good_run_replaces_the_file_that_was_there(tiny_pipe, tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"old")
+    tiny_pipe(PROMPT, time_length=0, save_path=tmp_path / "cat.png", progress=False)
+    assert iio.imread(tmp_path / "cat.png").shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), dict.fromkeys(["dit", "vae", "text_embedder"], "cpu")])
+def test_device_map(tiny_config, device):
+    pipe = get_T2V_pipeline(device, tiny_config)
+    assert pipe.device_map == dict.fromkeys(["dit", "vae", "text_embedder"], torch.device("cpu"))
+    assert not any(module.training for module in (pipe.dit, pipe.vae, pipe.text_embedder))
+    assert {p.dtype for module in (pipe.dit, pipe.vae, pipe.text_embedder) for p in module.parameters()} == {
+        torch.float32
+    }
+
+
+def test_the_seed_decides(tiny_pipe):
+    first, again, other = (tiny_pipe(PROMPT, time_length=0, seed=seed, progress=False) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_without_a_seed_every_video_is_another(tiny_pipe):
+    state = torch.random.get_rng_state()
+    first, second = (tiny_pipe(PROMPT, time_length=0, progress=False) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's own random numbers were disturbed"
+
+
+def test_the_prompt_decides(tiny_pipe):
+    cat, pig = (tiny_pipe(f"a {animal}", time_length=0, seed=1, progress=False) for animal in ("cat", "pig"))
+    assert not torch.equal(cat, pig)
+
+
+def test_the_negative_caption_decides(tiny_pipe):
+    plain, empty, pig = (
+        tiny_pipe(PROMPT, time_length=0, seed=1, negative_caption=negative, progress=False)
+        for negative in (None, "", "a pig")
+    )
+    assert torch.equal(plain, empty)
+    assert not torch.equal(plain, pig)
+
+
+@pytest.mark.parametrize(("guidance_weight", "forwards"), [(1, 1), (1.0, 1), (5.0, 2), (0, 2)])
+def test_forwards_in_a_step(tiny_pipe, dit_inputs, guidance_weight, forwards):
+    tiny_pipe(PROMPT, time_length=0, guidance_weight=guidance_weight, num_steps=4, progress=False)
+    assert len(dit_inputs) == 4 * forwards
+
+
+def test_sampling_starts_from_noise_drawn_on_the_cpu(tiny_pipe, dit_inputs):
+    tiny_pipe(PROMPT, time_length=1, width=48, height=32, num_steps=1, seed=7, progress=False)
+    noise = draw_noise((7, 4, 6, 4), 7)
+    assert torch.equal(dit_inputs[0][0], noise)
+    assert noise.device.type == "cpu"
+
+
+def test_noise_depends_on_nothing_but_shape_and_seed():
+    noise = draw_noise((3, 2, 2, 4), 5)
+    torch.rand(3)
+    assert torch.equal(noise, draw_noise((3, 2, 2, 4), 5))
+    assert not torch.equal(noise, draw_noise((3, 2, 2, 4), 6))
+
+
+def test_callback_sees_every_latent(tiny_pipe):
+    seen = []
+    video = tiny_pipe(
+        PROMPT, time_length=1, width=48, height=32, progress=False, callback=lambda *args: seen.append(args)
+    )
+    assert [step for step, _ in seen] == [1, 2, 3]
+    assert {latent.shape for _, latent in seen} == {(7, 4, 6, 4)}
+    assert torch.equal(tiny_pipe.decode(seen[-1][1]), video)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_bar(tiny_pipe, capsys, progress):
+    tiny_pipe(PROMPT, time_length=0, progress=progress)
+    captured = capsys.readouterr()
+    assert ("3/3" in captured.err) == progress
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("scale", "times"), [(1.0, [1, 0.75, 0.5, 0.25, 0]), (10.0, [1, 30 / 31, 10 / 11, 10 / 13, 0])]
+)
+def test_time_steps(scale, times):
+    assert time_steps(4, scale).tolist() == pytest.approx(times)
+
+
+@pytest.mark.parametrize("scale", [0.001, 1, 1000])
+def test_time_goes_down_from_noise_to_picture(scale):
+    times = time_steps(50, scale).tolist()
+    assert (times[0], times[-1]) == (pytest.approx(1, abs=1e-4), 0)
+    assert all(math.isfinite(t) for t in times) and times == sorted(times, reverse=True)
+
+
+def test_values_from_numpy_are_numbers_too(tiny_pipe):
+    np = pytest.importorskip("numpy")
+    plain = tiny_pipe(PROMPT, 1, 48, 32, 3.0, 2, 5.0, 4, progress=False)
+    numpy = tiny_pipe(
+        PROMPT, *map(np.int64, (1, 48, 32)), np.float32(3), np.int64(2), np.float32(5), np.int64(4), progress=False
+    )
+    assert torch.equal(plain, numpy)
