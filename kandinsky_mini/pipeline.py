@@ -202,6 +202,16 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
 
 
+def _check_whole_file(aside: Path, path: Path) -> None:
+    """On a full disk ffmpeg ends without a word; what it leaves has no index, which it writes last."""
+    import imageio.v3 as iio
+
+    try:
+        iio.immeta(aside)
+    except OSError as error:
+        raise OSError(f"{path} could not be written whole: is the disk full?") from error
+
+
 def save(video: torch.Tensor, path: Path) -> None:
     """Write a uint8 video (1, 3, frames, height, width) as mp4, or its single frame as png.
 
@@ -217,6 +227,7 @@ def save(video: torch.Tensor, path: Path) -> None:
         else:
             # Quality 9 of 10: flat colours show every artefact.
             iio.imwrite(aside, frames, fps=FPS, codec="libx264", quality=9, macro_block_size=16)
+            _check_whole_file(aside, path)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

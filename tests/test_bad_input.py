@@ -5,6 +5,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
 import torch
 import yaml
@@ -221,6 +222,22 @@ def test_failed_run_leaves_the_folder_as_it_was(tiny_pipe, tmp_path, monkeypatch
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == (
         {"cat.mp4": b"old"} if there_before else {}
     )
+
+
+def test_full_disk(tiny_pipe, tmp_path, monkeypatch):
+    """ffmpeg does not say that the disk was full: it leaves the beginning of a video."""
+
+    def write_the_beginning(path, *args, **kwargs):
+        imwrite(path, *args, **kwargs)
+        os.truncate(path, path.stat().st_size // 2)
+
+    imwrite = iio.imwrite
+    monkeypatch.setattr(iio, "imwrite", write_the_beginning)
+    path = tmp_path / "cat.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="cat.mp4 could not be written whole: is the disk full?"):
+        tiny_pipe(PROMPT, save_path=path, progress=False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"cat.mp4": b"old"}
 
 
 def test_a_pipeline_works_on_after_an_interruption(tiny_pipe):

@@ -3,6 +3,7 @@
 import math
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 
@@ -165,7 +166,6 @@ def test_time_goes_down_from_noise_to_picture(scale):
 
 
 def test_values_from_numpy_are_numbers_too(tiny_pipe):
-    np = pytest.importorskip("numpy")
     plain = tiny_pipe(PROMPT, 1, 48, 32, 3.0, 2, 5.0, 4, progress=False)
     numpy = tiny_pipe(
         PROMPT, *map(np.int64, (1, 48, 32)), np.float32(3), np.int64(2), np.float32(5), np.int64(4), progress=False
