@@ -27,6 +27,15 @@ def without_zeros(dit: torch.nn.Module) -> torch.nn.Module:
     return dit
 
 
+@pytest.fixture
+def one_thread():
+    """A tiny model is quickest on one thread, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_values(tmp_path_factory) -> dict:
     """What the tiny configuration's YAML says. Copy before changing."""

@@ -13,6 +13,8 @@ import yaml
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.models.checkpoint import CheckpointError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT = "a cat in a red hat"
 NAN, INF = float("nan"), float("inf")
 

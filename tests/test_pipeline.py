@@ -11,6 +11,8 @@ from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.pipeline import FPS
 from kandinsky_mini.sampling import draw_noise, time_steps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT = "a cat in a red hat"
 
 
