@@ -13,7 +13,7 @@ from kandinsky_mini.models.checkpoint import save_checkpoint
 from kandinsky_mini.world import scratch
 
 DIT = {
-    "in_visual_dim": 4, "in_text_dim2": 32, "time_dim": 32, "out_visual_dim": 4, "model_dim": 32, "ff_dim": 64,
+    "in_text_dim2": 32, "time_dim": 32, "model_dim": 32, "ff_dim": 64,
     "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": [4, 6, 6],
 }  # fmt: skip
 SAMPLING = {"time_length": 1, "width": 32, "height": 16, "num_steps": 3}

@@ -123,7 +123,7 @@ def test_forwards_in_a_step(tiny_pipe, dit_inputs, guidance_weight, forwards):
 
 def test_sampling_starts_from_noise_drawn_on_the_cpu(tiny_pipe, dit_inputs):
     tiny_pipe(PROMPT, time_length=1, width=48, height=32, num_steps=1, seed=7, progress=False)
-    noise = draw_noise((7, 4, 6, 4), 7)
+    noise = draw_noise((7, 4, 6, 16), 7)
     assert torch.equal(dit_inputs[0][0], noise)
     assert noise.device.type == "cpu"
 
@@ -141,7 +141,7 @@ def test_callback_sees_every_latent(tiny_pipe):
         PROMPT, time_length=1, width=48, height=32, progress=False, callback=lambda *args: seen.append(args)
     )
     assert [step for step, _ in seen] == [1, 2, 3]
-    assert {latent.shape for _, latent in seen} == {(7, 4, 6, 4)}
+    assert {latent.shape for _, latent in seen} == {(7, 4, 6, 16)}
     assert torch.equal(tiny_pipe.decode(seen[-1][1]), video)
 
 

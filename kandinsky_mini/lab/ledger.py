@@ -1,0 +1,121 @@
+"""The communication ledger: which collective ran, in which module, with how many bytes; and what a formula expects.
+
+Payload: bytes of the whole logical tensor. Wire: bytes that each rank sends in a ring of P ranks, the least known
+way for large tensors (Patarasuk and Yuan 2009): all-reduce 2 (P-1)/P, all-gather and reduce-scatter (P-1)/P of the
+payload, all-to-all (P-1)/P^2.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..models.dit import DiffusionTransformer3D
+
+RING = {
+    "all_reduce": lambda p: 2 * (p - 1) / p,
+    "all_gather": lambda p: (p - 1) / p,
+    "reduce_scatter": lambda p: (p - 1) / p,
+    "all_to_all": lambda p: (p - 1) / p**2,
+}
+# Of PyTorch's functional collectives: our name, and whether the tensor that goes in is only a shard of the payload.
+COLLECTIVES = {
+    "_c10d_functional::all_reduce": ("all_reduce", False),
+    "_c10d_functional::all_gather_into_tensor": ("all_gather", True),
+    "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", False),
+    "_c10d_functional::all_to_all_single": ("all_to_all", True),
+    "_dtensor::shard_dim_alltoall": ("all_to_all", True),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One collective: the module that made it, its kind, and its payload in bytes."""
+
+    module: str
+    collective: str
+    payload: int
+
+    def wire(self, ranks: int) -> float:
+        """Bytes that each rank sends."""
+        return RING[self.collective](ranks) * self.payload
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the collectives of a model while it is active: `with Ledger(dit, ranks) as ledger: dit(...)`."""
+
+    def __init__(self, model: nn.Module, ranks: int):
+        super().__init__()
+        self.model, self.ranks = model, ranks
+        self.entries: list[Entry] = []
+        self._inside: list[str] = []
+        self._hooks: list = []
+
+    def __enter__(self):
+        for name, module in self.model.named_modules():
+            # First in and last out, so that the collectives of the plan's own hooks belong to their module.
+            enter = module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name), prepend=True)
+            leave = module.register_forward_hook(self._leave, always_call=True)
+            self._hooks += [enter, leave]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
+        return super().__exit__(*error)
+
+    def _leave(self, *_) -> None:
+        self._inside.pop()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in COLLECTIVES:
+            collective, from_shard = COLLECTIVES[func._schema.name]
+            payload = args[0].numel() * args[0].element_size() * (self.ranks if from_shard else 1)
+            self.entries.append(Entry(self._inside[-1] if self._inside else "", collective, payload))
+        return func(*args, **(kwargs or {}))
+
+
+def predict_tensor_parallel(dit: DiffusionTransformer3D, tokens: int, text_tokens: int, bytes_each: int) -> list[Entry]:
+    """What one forward of the talk's plan costs, from the sizes of the unsharded model alone."""
+    time_dim = dit.time_embeddings.out_layer.out_features
+    model_dim = dit.visual_embeddings.in_layer.out_features
+    out_width = dit.out_layer.out_layer.out_features
+    activation = tokens * model_dim * bytes_each  # S x D
+    entries = [
+        Entry("time_embeddings.out_layer", "all_reduce", time_dim * bytes_each),
+        Entry("pooled_text_embeddings.in_layer", "all_gather", time_dim * bytes_each),
+        Entry("text_embeddings.in_layer", "all_gather", text_tokens * model_dim * bytes_each),
+        Entry("visual_embeddings.in_layer", "all_gather", activation),
+    ]
+    for i in range(len(dit.visual_transformer_blocks)):
+        block = f"visual_transformer_blocks.{i}"
+        entries += [
+            Entry(f"{block}.visual_modulation.out_layer", "all_gather", 9 * model_dim * bytes_each),
+            Entry(f"{block}.out_layer_self", "all_reduce", activation),
+            Entry(f"{block}.out_layer_cross", "all_reduce", activation),
+            Entry(f"{block}.feed_forward.out_layer", "all_reduce", activation),
+        ]
+    return [*entries, Entry("out_layer.out_layer", "all_gather", tokens * out_width * bytes_each)]
+
+
+def compare(predicted: list[Entry], counted: list[Entry]) -> str:
+    """A table with one line for each module: what was predicted, what was counted."""
+
+    def by_module(entries: list[Entry]) -> dict[str, str]:
+        texts: dict[str, list[str]] = {}
+        for entry, count in Counter(entries).items():
+            texts.setdefault(entry.module, []).append(f"{count} {entry.collective} {kib(entry.payload)}")
+        return {module: ", ".join(parts) for module, parts in texts.items()}
+
+    left, right = by_module(predicted), by_module(counted)
+    modules = list(left | right)
+    widths = [max(map(len, column)) for column in (["module", *modules], ["predicted", *left.values()])]
+    lines = [f"{'module':{widths[0]}}  {'predicted':{widths[1]}}  counted"]
+    for module in modules:
+        lines.append(f"{module:{widths[0]}}  {left.get(module, '-'):{widths[1]}}  {right.get(module, '-')}")
+    return "\n".join(lines)
+
+
+def kib(size: float) -> str:
+    return f"{size / 1024:,.1f} KiB"
