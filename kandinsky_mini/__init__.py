@@ -40,7 +40,7 @@ def get_T2V_pipeline(
     import torch
 
     from .config import ROOT, load_config
-    from .models.checkpoint import CheckpointError, check_files, load_checkpoint, loading
+    from .models.checkpoint import CheckpointError, check_files, load_checkpoint
     from .models.dit import DiffusionTransformer3D
     from .models.text_embedders import load_text_embedder
     from .models.vae import load_vae
@@ -57,12 +57,10 @@ def get_T2V_pipeline(
 
     dit = DiffusionTransformer3D(**dataclasses.asdict(config.dit))
     dit = cast(load_checkpoint(dit, weights["dit"]), dtypes["dit"]).eval()
-    with loading(weights["text_encoder"], weights["text_encoder2"]):
-        text_embedder = load_text_embedder(
-            weights["text_encoder"], weights["text_encoder2"], config.text, dtypes["text_embedder"]
-        )
-    with loading(weights["vae"]):
-        vae = load_vae(weights["vae"], config.vae.tiling, dtypes["vae"])
+    text_embedder = load_text_embedder(
+        weights["text_encoder"], weights["text_encoder2"], config.text, dtypes["text_embedder"]
+    )
+    vae = load_vae(weights["vae"], config.vae.tiling, dtypes["vae"])
     return Kandinsky5T2VPipeline(
         device_map=devices,
         dit=dit.to(devices["dit"]),

@@ -9,6 +9,7 @@ import imageio.v3 as iio
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.models.checkpoint import CheckpointError
@@ -314,6 +315,26 @@ def test_missing_file(copied, name):
     with pytest.raises(CheckpointError) as error:
         get_T2V_pipeline("cpu", config)
     assert f"no .safetensors file in {folder}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_weights_are_not_drawn_at_random(copied, name):
+    config, folder = copied(name)
+    tensors = load_file(folder / FILES[name])
+    lost = sorted(tensors)[3]
+    del tensors[lost]
+    save_file(tensors, folder / FILES[name], metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 missing: ") as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(folder) in str(error.value) and lost.rpartition(".")[2] in str(error.value)
+
+
+def test_weights_of_the_other_text_encoder(copied, tiny_values):
+    config, folder = copied("text_encoder2")
+    shutil.copytree(tiny_values["weights"]["text_encoder"], folder, dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="does not fit CLIPTextModel") as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("name", FILES)

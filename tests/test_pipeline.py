@@ -128,6 +128,24 @@ def test_sampling_starts_from_noise_drawn_on_the_cpu(tiny_pipe, dit_inputs):
     assert noise.device.type == "cpu"
 
 
+def test_a_step_follows_the_guided_velocity(tiny_pipe):
+    velocities, latents = [], []
+    hook = tiny_pipe.dit.register_forward_hook(lambda module, args, velocity: velocities.append(velocity))
+    tiny_pipe(
+        PROMPT,
+        time_length=0,
+        guidance_weight=3.0,
+        num_steps=1,
+        seed=7,
+        progress=False,
+        callback=lambda step, latent: latents.append(latent),
+    )
+    hook.remove()
+    text, null = velocities
+    expected = draw_noise((1, 2, 4, 16), 7) - (null + 3.0 * (text - null))
+    torch.testing.assert_close(latents[0], expected)
+
+
 def test_noise_depends_on_nothing_but_shape_and_seed():
     noise = draw_noise((3, 2, 2, 4), 5)
     torch.rand(3)

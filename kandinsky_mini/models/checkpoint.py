@@ -90,13 +90,23 @@ def check_files(path: str | Path) -> None:
             pass
 
 
-@contextmanager
-def loading(*folders: Path) -> Iterator[None]:
-    """Turn whatever transformers or diffusers raise inside into a CheckpointError that names the folders."""
+def load_pretrained(kind: type, folder: Path, **options: object):
+    """kind.from_pretrained(folder) of transformers and diffusers, which by themselves draw missing weights at random.
+
+    Raises:
+        CheckpointError: whatever keeps it from loading, and missing keys; names the folder.
+    """
+    strict = {"output_loading_info": True} if issubclass(kind, nn.Module) else {}
     try:
-        yield
+        loaded = kind.from_pretrained(folder, local_files_only=True, **strict, **options)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"cannot load {' and '.join(map(str, folders))}: {error}") from error
+        raise CheckpointError(f"cannot load {kind.__name__} from {folder}: {error}") from error
+    if not strict:
+        return loaded
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(f"{folder} does not fit {kind.__name__}.\n{_listing('missing', missing)}")
+    return model
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:

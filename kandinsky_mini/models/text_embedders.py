@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, Qwen2_5_VLTextModel
 
 from ..config import TextConfig
+from .checkpoint import load_pretrained
 
 
 class TextEmbeds(NamedTuple):
@@ -85,9 +86,9 @@ class TextEmbedder(nn.Module):
 def load_text_embedder(text_encoder: Path, text_encoder2: Path, config: TextConfig, dtype: torch.dtype) -> TextEmbedder:
     """Load both encoders and their tokenizers from folders as save_pretrained writes them."""
     return TextEmbedder(
-        Qwen2_5_VLTextModel.from_pretrained(text_encoder, dtype=dtype, local_files_only=True),
-        AutoTokenizer.from_pretrained(text_encoder, local_files_only=True),
-        CLIPTextModel.from_pretrained(text_encoder2, dtype=dtype, local_files_only=True),
-        AutoTokenizer.from_pretrained(text_encoder2, local_files_only=True),
+        load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype),
+        load_pretrained(AutoTokenizer, text_encoder),
+        load_pretrained(CLIPTextModel, text_encoder2, dtype=dtype),
+        load_pretrained(AutoTokenizer, text_encoder2),
         config,
     ).eval()

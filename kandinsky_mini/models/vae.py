@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
+from .checkpoint import load_pretrained
+
 
 def load_vae(folder: Path, tiling: bool, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
     """Load a VAE from a folder as save_pretrained writes it."""
-    vae = AutoencoderKLHunyuanVideo.from_pretrained(
-        folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
-    )
+    vae = load_pretrained(AutoencoderKLHunyuanVideo, folder, torch_dtype=dtype, low_cpu_mem_usage=False)
     return set_tiling(vae, tiling).eval()
 
 

@@ -27,7 +27,9 @@ def new_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
     """One token a word. Capital letters and the dots of ё do not matter; a word never seen becomes <unk>."""
     ids = {token: i for i, token in enumerate([*SPECIAL.values(), *vocabulary()])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("ё", "е")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace("ё", "е")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])]
