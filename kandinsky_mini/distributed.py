@@ -6,11 +6,15 @@ torchrun and torch.distributed.launch start one process a rank and tell each who
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
 
 # How long a rank waits for the others before it gives up: longer than any step or loading, short enough to notice.
 TIMEOUT = timedelta(seconds=120)
@@ -26,14 +30,14 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def local_device(device_type: str) -> torch.device:
-    """This rank's own device: the CPU, or the GPU with its place on this machine.
+def local_device(device: str | torch.device) -> str | torch.device:
+    """This rank's own device: for any GPU the one with the rank's place on this machine, else what was given.
 
     Called before anything else touches CUDA: whatever comes first would otherwise take GPU 0 on every rank.
     """
-    if device_type != "cuda":
-        return torch.device(device_type)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if not str(device).startswith("cuda"):
+        return device
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
 
@@ -49,7 +53,10 @@ def tensor_parallel_mesh(device_type: str) -> DeviceMesh:
     return init_device_mesh(device_type, (world_size(),), mesh_dim_names=("tensor_parallel",))
 
 
-def from_rank_0(value: torch.Tensor) -> torch.Tensor:
-    """Rank 0's tensor on every rank; the others bring one of its shape, type and device."""
-    dist.broadcast(value, src=0)
-    return value
+def from_rank_0(make: Callable[[], T]) -> T:
+    """What make() gives on rank 0, on every rank; make is called on rank 0 only."""
+    if world_size() == 1:
+        return make()
+    box = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

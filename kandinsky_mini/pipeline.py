@@ -1,36 +1,37 @@
 """A prompt becomes a video: encode the text, sample a latent, decode it, save it."""
 
-import os
 import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
+from .checks import PIXELS_PER_LATENT, check_sampling, check_save_path, check_size, check_text, check_whole
 from .config import Config
+from .distributed import from_rank_0, rank
 from .models import vae as vae_coding
 from .models.dit import DiffusionTransformer3D
-from .models.text_embedders import TextEmbedder
+from .models.text_embedders import TextEmbedder, TextEmbeds
 from .sampling import draw_noise, generate
+from .saving import FPS, save
 
-FPS = 24
 FRAMES_PER_LATENT = 4  # the VAE packs the first frame alone, then every 4 frames into one
-PIXELS_PER_LATENT = 8
-MOST_SECONDS, MOST_PIXELS = 3600, 8192  # far beyond any model: against typing errors
-SUFFIXES = {"video": ".mp4", "image": ".png"}
 
 
 class Kandinsky5T2VPipeline:
-    """Holds the models, each on its device: device_map has the keys "dit", "vae" and "text_embedder"."""
+    """Holds the models, each on its device: device_map has the keys "dit", "vae" and "text_embedder".
+
+    Under a launcher each rank has a pipeline and all are called alike. Rank 0 encodes the text, shows the progress,
+    decodes and saves; the others hold their shard of the CrossDiT, and neither text embedder nor VAE.
+    """
 
     def __init__(
         self,
         device_map: dict[str, torch.device],
         dit: DiffusionTransformer3D,
-        text_embedder: TextEmbedder,
-        vae: AutoencoderKLHunyuanVideo,
+        text_embedder: TextEmbedder | None,
+        vae: AutoencoderKLHunyuanVideo | None,
         config: Config,
     ):
         self.device_map = device_map
@@ -53,8 +54,8 @@ class Kandinsky5T2VPipeline:
         save_path: str | Path | None = None,
         progress: bool = True,
         callback: Callable[[int, torch.Tensor], None] | None = None,
-    ) -> torch.Tensor:
-        """Generate a video, uint8 (1, 3, 24 * time_length + 1, height, width), on the CPU.
+    ) -> torch.Tensor | None:
+        """Generate a video, uint8 (1, 3, 24 * time_length + 1, height, width), on the CPU; None but on rank 0.
 
         What is None comes from the configuration.
 
@@ -65,11 +66,11 @@ class Kandinsky5T2VPipeline:
             guidance_weight: how far the guidance moves from an empty prompt; 1 runs one forward a step, not two.
             num_steps: Euler steps from noise to latent.
             scheduler_scale: above 1, more of the steps are near the noise.
-            seed: of the starting noise; None draws one.
+            seed: of the starting noise; None draws one, the same for all ranks.
             negative_caption: what the guidance moves away from.
             save_path: .mp4 for a video, .png for an image; a failed run leaves what was there as it was.
             progress: show a progress bar.
-            callback: called as callback(step, latent) after each step; latent is (T, H, W, C).
+            callback: called as callback(step, latent) after each step, on rank 0; latent is (T, H, W, C).
 
         Raises:
             ValueError: a value that cannot work; it is found before any model runs.
@@ -83,38 +84,43 @@ class Kandinsky5T2VPipeline:
         scheduler_scale = defaults.scheduler_scale if scheduler_scale is None else scheduler_scale
         negative_caption = self.config.text.negative_prompt if negative_caption is None else negative_caption
 
-        seed = torch.Generator().seed() if seed is None else seed  # not torch.seed(), which reseeds the caller
-
         check_text("prompt", text)
         check_text("negative caption", negative_caption)
         if not text.strip():
             raise ValueError("the prompt is empty: say what the video shows")
         check_size(time_length, width, height, self.config.dit.patch_size)
         check_sampling(num_steps, guidance_weight, scheduler_scale)
-        check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
-        if save_path is not None:
-            save_path = check_save_path(save_path, "image" if time_length == 0 else "video")
-        self._warn_of_unknown_words(text)
+        if seed is not None:
+            check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
+        first = rank() == 0
+        if first:
+            if save_path is not None:
+                save_path = check_save_path(save_path, "image" if time_length == 0 else "video")
+            self._warn_of_unknown_words(text)
 
+        def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
+            embeds = self.text_embedder.encode(text).to("cpu")
+            null_embeds = None if guidance_weight == 1 else self.text_embedder.encode(negative_caption).to("cpu")
+            # Not torch.seed(), which would reseed the caller.
+            return embeds, null_embeds, torch.Generator().seed() if seed is None else int(seed)
+
+        embeds, null_embeds, seed = from_rank_0(prepare)
         device = self.device_map["dit"]
-        embeds = self.text_embedder.encode(text).to(device)
-        null_embeds = None
-        if guidance_weight != 1:
-            null_embeds = self.text_embedder.encode(negative_caption).to(device)
-
         latent = generate(
             self.dit,
-            draw_noise(self._latent_shape(time_length, width, height), int(seed)).to(device),
-            embeds,
-            null_embeds,
+            draw_noise(self._latent_shape(time_length, width, height), seed).to(device),
+            embeds.to(device),
+            null_embeds and null_embeds.to(device),
             num_steps,
             float(guidance_weight),
             float(scheduler_scale),
             self.config.sampling.scale_factor,
-            dtype=self.dit.out_layer.out_layer.weight.dtype,
-            progress=progress,
-            callback=callback,
+            dtype=self.dit.text_embeddings.norm.weight.dtype,
+            progress=progress and first,
+            callback=callback if first else None,
         )
+        if not first:
+            return None
         video = self.decode(latent)
         if save_path is not None:
             save(video, save_path)
@@ -135,99 +141,3 @@ class Kandinsky5T2VPipeline:
             warnings.warn(
                 f"{self.config.name} has never seen {words}. It knows {self.config.text.known_words}.", stacklevel=3
             )
-
-
-def check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"the {name} must be text, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the {name} {value!r} has a broken character at position {error.start}") from error
-
-
-def check_size(time_length: object, width: object, height: object, patch_size: tuple[int, int, int]) -> None:
-    check_whole("time_length", time_length, "whole seconds", 0, MOST_SECONDS)
-    for name, value, patch in (("width", width, patch_size[2]), ("height", height, patch_size[1])):
-        unit = PIXELS_PER_LATENT * patch
-        check_whole(name, value, f"a multiple of {unit} pixels", unit, MOST_PIXELS // unit * unit, unit)
-
-
-def check_sampling(num_steps: object, guidance_weight: object, scheduler_scale: object) -> None:
-    check_whole("num_steps", num_steps, "a whole number", 1, 1000)
-    for name, value, low in (("guidance_weight", guidance_weight, -1000), ("scheduler_scale", scheduler_scale, 0.001)):
-        if not _is_number(value) or not low <= value <= 1000:
-            raise ValueError(f"{name} must be a finite number, {low} to 1000, not {value!r}")
-
-
-def check_whole(name: str, value: object, what: str, low: int, high: int, unit: int = 1) -> None:
-    """Refuse all but the multiples of unit from low to high, and name the nearest."""
-    problem = f"{name} must be {what}, {low} to {high}, not {value!r}"
-    if not _is_number(value):
-        raise ValueError(problem)
-    inside = min(max(value, low), high)
-    below = int(inside // unit) * unit
-    if value != below or not isinstance(value, Integral):
-        near = f"is {below}" if inside == below else f"are {below} and {below + unit}"
-        raise ValueError(f"{problem}; the nearest {near}")
-
-
-def _is_number(value: object) -> bool:
-    """Any real number, NumPy's too, but not NaN, and not a bool, which is an int to Python."""
-    return isinstance(value, Real) and not isinstance(value, bool) and value == value
-
-
-def check_save_path(path: str | Path, kind: str) -> Path:
-    """Refuse, before hours of sampling, a path that cannot be written in the end."""
-    if not isinstance(path, (str, Path)):
-        raise ValueError(f"save_path must be a path, not {path!r}")
-    path = Path(path)
-    if path.suffix.lower() != SUFFIXES[kind]:
-        raise ValueError(f"{path}: the suffix of this {kind} must be {SUFFIXES[kind]}, not {path.suffix!r}")
-    try:
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder, not a file")
-        if path.exists() and not os.access(path, os.W_OK):
-            raise ValueError(f"{path} is not writable")
-        _aside(path).touch()  # the only sure test: the name may be too long, the disk read-only or full
-        _aside(path).unlink()
-    except OSError as error:
-        raise ValueError(f"{path} is not writable: {error.strerror}") from error
-    return path
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-
-
-def _check_whole_file(aside: Path, path: Path) -> None:
-    """On a full disk ffmpeg ends without a word; what it leaves has no index, which it writes last."""
-    import imageio.v3 as iio
-
-    try:
-        iio.immeta(aside)
-    except OSError as error:
-        raise OSError(f"{path} could not be written whole: is the disk full?") from error
-
-
-def save(video: torch.Tensor, path: Path) -> None:
-    """Write a uint8 video (1, 3, frames, height, width) as mp4, or its single frame as png.
-
-    It is written aside and renamed at the end, so that a half-written file never takes the name.
-    """
-    import imageio.v3 as iio
-
-    frames = video[0].permute(1, 2, 3, 0).numpy()
-    aside = _aside(path)
-    try:
-        if path.suffix.lower() == SUFFIXES["image"]:
-            iio.imwrite(aside, frames[0])
-        else:
-            # Quality 9 of 10: flat colours show every artefact.
-            iio.imwrite(aside, frames, fps=FPS, codec="libx264", quality=9, macro_block_size=16)
-            _check_whole_file(aside, path)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

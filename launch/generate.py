@@ -1,6 +1,11 @@
-"""Generate a video from a prompt: python launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4"""
+"""Generate a video from a prompt, on one process or on many:
+
+python launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4
+torchrun --nproc-per-node 2 launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4
+"""
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -8,9 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+FIRST = os.environ.get("RANK", "0") == "0"  # of several ranks only the first one speaks
+
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default="a cat in a red hat")
     parser.add_argument("--path", default="./test.mp4", help=".mp4, or .png with --time-length 0")
     parser.add_argument("--time-length", type=int, help="seconds; 0 gives an image")
@@ -22,13 +29,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", help="YAML; default: mini")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    # torch.distributed.launch, the talk's launcher, passes this; the environment says the same.
+    parser.add_argument("--local-rank", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     started = time.perf_counter()
-    print(f'Generating "{args.prompt}"', flush=True)
+    if FIRST:
+        print(f'Generating "{args.prompt}"', flush=True)
 
     import torch
 
@@ -47,15 +57,16 @@ def main() -> None:
         seed=args.seed,
         save_path=args.path,
     )
-    print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
-    print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
+    if FIRST:
+        print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
+        print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:  # for a person: what to change, not where it was raised
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if FIRST else 1)
     except (RuntimeError, MemoryError) as error:  # torch's words for it: "CUDA out of memory", "can't allocate memory"
         if "memory" not in str(error):
             raise

@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", default=None, help="YAML, default: mini")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="optimiser steps; default: 4500 vae, 600 scorer, 12000 dit")
-    parser.add_argument("--videos", type=int, help="rendered videos; latents: of each scene; default: 1920, 24")
+    parser.add_argument("--videos", type=int, help="rendered videos; latents: of each scene; default: 1920, 12")
     parser.add_argument("--phrasings", type=int, default=32, help="captions of each scene and language")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
     parser.add_argument("--scenes", type=int, help="train on the first so many scenes only")
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.steps is None:
         args.steps = {"vae": 4500, "scorer": 600, "dit": 12_000}.get(args.stage, 0)
     if args.videos is None:
-        args.videos = 24 if args.stage == "latents" else 1920
+        args.videos = 12 if args.stage == "latents" else 1920
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     STAGES[args.stage](args, Run(args.run), load_config(args.config), torch.device(args.device))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.pipeline import FPS
 from kandinsky_mini.sampling import draw_noise, time_steps
+from kandinsky_mini.saving import FPS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

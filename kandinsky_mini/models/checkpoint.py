@@ -75,7 +75,8 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> nn.Module:
             + _listing("unknown", unknown)
             + _listing("wrong shape", misfits)
         )
-    model.load_state_dict(state_dict)
+    # Assigned, not copied: the model may be on the meta device, without memory of its own.
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state_dict.items()}, assign=True)
     return model
 
 

@@ -49,10 +49,10 @@ def render_latents(
     device: torch.device,
 ) -> torch.Tensor:
     """bfloat16 latents (N, T, H, W, C) of each scene in turn, repeated with other chances, rendered on the way."""
-    parts = []
+    parts, chunk = [], max(96, 2400 // frames)  # many at once: painting a few pictures takes as long as many
     for _ in tqdm(range(repeats), desc=f"latents of {frames} frames"):
-        for start in range(0, len(scenes), 96):
-            videos = render(scenes[start : start + 96], frames, generator, *size, device=device)
+        for start in range(0, len(scenes), chunk):
+            videos = render(scenes[start : start + chunk], frames, generator, *size, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 parts += [encode(vae, part).to(torch.bfloat16) for part in videos.split(max(16, 96 // frames))]
     return torch.cat(parts)

@@ -59,7 +59,7 @@ def train_dit(
     budget: Budget,
     optimizer_state: dict | None = None,
     lengths: tuple[tuple[int, int], ...] = LENGTHS,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     seed: int = 0,
 ) -> Iterator[tuple[int, torch.optim.Optimizer, torch.Tensor]]:
     """Train on latents {T: (N, T, H, W, C)}; sample i shows scene i modulo the number of scenes.
