@@ -20,38 +20,37 @@ from .dit import DiffusionTransformer3D
 Plan = dict[str, ParallelStyle]
 
 VARIANTS = ("talk", "minimal")
+WHOLE = Replicate()  # every rank has all of it
 
 
 def time_plan() -> Plan:
     return {
         "in_layer": ColwiseParallel(),  # whole -> columns; free
-        "out_layer": RowwiseParallel(output_layouts=Replicate()),  # columns -> whole; 1 all-reduce (time_dim)
+        "out_layer": RowwiseParallel(output_layouts=WHOLE),  # columns -> whole; 1 all-reduce (time_dim)
     }
 
 
 def embedding_plan() -> Plan:
     """Of text, pooled text and visual embeddings: what follows needs whole vectors, so the columns are gathered."""
     return {
-        "in_layer": ColwiseParallel(output_layouts=Replicate()),  # whole -> whole; 1 all-gather
+        "in_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather
     }
 
 
 def block_plan() -> Plan:
     """Of a visual block: split by columns, then by rows, and one all-reduce mends the sum."""
     return {
-        "visual_modulation.out_layer": ColwiseParallel(
-            output_layouts=Replicate()
-        ),  # whole -> whole; 1 all-gather (9 D)
+        "visual_modulation.out_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather (9 D)
         "self_attention.to_query": ColwiseParallel(),  # whole -> heads; free
         "self_attention.to_key": ColwiseParallel(),  # whole -> heads; free
         "self_attention.to_value": ColwiseParallel(),  # whole -> heads; free
-        "out_layer_self": RowwiseParallel(output_layouts=Replicate()),  # heads -> whole; 1 all-reduce (S x D)
+        "out_layer_self": RowwiseParallel(output_layouts=WHOLE),  # heads -> whole; 1 all-reduce (S x D)
         "cross_attention.to_query": ColwiseParallel(),  # whole -> heads; free
         "cross_attention.to_key": ColwiseParallel(),  # whole -> heads; free
         "cross_attention.to_value": ColwiseParallel(),  # whole -> heads; free
-        "out_layer_cross": RowwiseParallel(output_layouts=Replicate()),  # heads -> whole; 1 all-reduce (S x D)
+        "out_layer_cross": RowwiseParallel(output_layouts=WHOLE),  # heads -> whole; 1 all-reduce (S x D)
         "feed_forward.in_layer": ColwiseParallel(),  # whole -> columns; free
-        "feed_forward.out_layer": RowwiseParallel(output_layouts=Replicate()),  # columns -> whole; 1 all-reduce (S x D)
+        "feed_forward.out_layer": RowwiseParallel(output_layouts=WHOLE),  # columns -> whole; 1 all-reduce (S x D)
     }
 
 
@@ -62,19 +61,15 @@ def talk_entries() -> Plan:
     a norm works on each token alone, but every rank still norms every token. The modulation's input is whole already.
     """
     norms = ("self_attention_norm", "cross_attention_norm", "feed_forward_norm")
-    head_norms = (
-        f"{name}.{norm}" for name in ("self_attention", "cross_attention") for norm in ("query_norm", "key_norm")
-    )
-    relabel = {name: SequenceParallel(sequence_dim=0, use_local_output=True) for name in (*norms, *head_norms)}
-    whole = PrepareModuleInput(
-        input_layouts=Replicate(), desired_input_layouts=Replicate(), use_local_output=True
-    )  # fmt: skip
-    return {"visual_modulation": whole} | relabel
+    of_heads = [f"{kind}_attention.{norm}" for kind in ("self", "cross") for norm in ("query_norm", "key_norm")]
+    relabel = {name: SequenceParallel(sequence_dim=0, use_local_output=True) for name in (*norms, *of_heads)}
+    modulation = PrepareModuleInput(input_layouts=WHOLE, desired_input_layouts=WHOLE, use_local_output=True)
+    return {"visual_modulation": modulation} | relabel
 
 
 def out_plan() -> Plan:
     return {
-        "out_layer": ColwiseParallel(output_layouts=Replicate()),  # whole -> whole; 1 all-gather
+        "out_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather
     }
 
 

@@ -1,0 +1,92 @@
+"""When a rank dies or a person presses Ctrl-C, everything ends soon, says why, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SECONDS_TO_END = 60
+MOMENTS = {"while loading": 0, "at the first steps": 1, "in the middle": 30}  # steps done by then
+
+
+@pytest.fixture
+def two_ranks(tiny_config, tmp_path):
+    """generate.py on two ranks, with more steps than a test waits for; killed at the end whatever happens."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(str(ROOT / "launch" / "generate.py"), "--config", str(tiny_config), "--num-steps", "1000"),
+        *("--path", str(tmp_path / "video.mp4")),
+    ]
+    log = (tmp_path.parent / f"{tmp_path.name}.log").open("w+")
+    launcher = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a group of its own, as a terminal gives a command
+    )
+    yield launcher, log
+    if launcher.poll() is None:
+        os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+    log.close()
+
+
+def text_of(log) -> str:
+    log.seek(0)
+    return log.read()
+
+
+def steps_done(log) -> int:
+    return max(map(int, re.findall(r"(\d+)/1000", text_of(log))), default=0)
+
+
+def wait_for(condition, launcher: subprocess.Popen, log, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert launcher.poll() is None and time.monotonic() < end, text_of(log)
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def ranks_at(moment: str, launcher: subprocess.Popen, log) -> list[int]:
+    """The process ids of the ranks, in order, once they have come so far."""
+    wait_for(lambda: len(children(launcher.pid)) == 2, launcher, log)
+    wait_for(lambda: steps_done(log) >= MOMENTS[moment], launcher, log)
+    return sorted(children(launcher.pid))
+
+
+def gone(pid: int) -> bool:
+    """Whether no process of this id runs; one that has ended and is not yet reaped counts as gone."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.strip() == "" or state.startswith("Z")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_rank_ends_all_and_is_named(two_ranks, tmp_path, moment):
+    launcher, log = two_ranks
+    ranks = ranks_at(moment, launcher, log)
+    os.kill(ranks[1], signal.SIGKILL)
+    assert launcher.wait(SECONDS_TO_END) != 0
+    assert f"Signal 9 (SIGKILL) received by PID {ranks[1]}" in text_of(log)
+    assert all(map(gone, ranks))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_all(two_ranks, tmp_path):
+    launcher, log = two_ranks
+    ranks = ranks_at("at the first steps", launcher, log)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(SECONDS_TO_END) != 0
+    assert all(map(gone, ranks))
+    assert list(tmp_path.iterdir()) == []
