@@ -12,12 +12,13 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 T = TypeVar("T")
 
 # How long a rank waits for the others before it gives up: longer than any step or loading, short enough to notice.
-TIMEOUT = timedelta(seconds=120)
+TIMEOUT = timedelta(seconds=float(os.environ.get("KANDINSKY_TIMEOUT_SECONDS", "120")))
 
 
 def world_size() -> int:
@@ -60,3 +61,14 @@ def from_rank_0(make: Callable[[], T]) -> T:
     box = [make() if rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def innermost_module(error: BaseException, model: nn.Module) -> str:
+    """The name of the model's module that an error came from, found in the error's traceback."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        found = names.get(id(traceback.tb_frame.f_locals.get("self")), found)
+        traceback = traceback.tb_next
+    return found

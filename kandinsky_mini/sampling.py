@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from tqdm.auto import tqdm
 
+from .distributed import innermost_module
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbeds
 
@@ -69,10 +70,14 @@ def generate(
     times = time_steps(num_steps, scheduler_scale).to(x.device)
     for step in tqdm(range(num_steps), disable=not progress, desc="sampling"):
         time = times[step].expand(*x.shape[:-4], 1)
-        velocity = predict_velocity(dit, x.to(dtype), time, text, scale_factor).float()
-        if null_text is not None:
-            null_velocity = predict_velocity(dit, x.to(dtype), time, null_text, scale_factor).float()
-            velocity = null_velocity + guidance_weight * (velocity - null_velocity)
+        try:
+            velocity = predict_velocity(dit, x.to(dtype), time, text, scale_factor).float()
+            if null_text is not None:
+                null_velocity = predict_velocity(dit, x.to(dtype), time, null_text, scale_factor).float()
+                velocity = null_velocity + guidance_weight * (velocity - null_velocity)
+        except RuntimeError as error:  # such as a rank that waited in vain for another one
+            error.add_note(f"in step {step + 1} of {num_steps}, in {innermost_module(error, dit)}")
+            raise
         x = x + (times[step + 1] - times[step]) * velocity
         if callback is not None:
             callback(step + 1, x)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SECONDS_TO_END = 60
+SECONDS_TO_END = 90
 MOMENTS = {"while loading": 0, "at the first steps": 1, "in the middle": 30}  # steps done by then
 
 
@@ -26,7 +26,7 @@ def two_ranks(tiny_config, tmp_path):
     log = (tmp_path.parent / f"{tmp_path.name}.log").open("w+")
     launcher = subprocess.Popen(
         command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "KANDINSKY_TIMEOUT_SECONDS": "10"},
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
@@ -88,5 +88,16 @@ def test_ctrl_c_ends_all(two_ranks, tmp_path):
     ranks = ranks_at("at the first steps", launcher, log)
     os.killpg(launcher.pid, signal.SIGINT)
     assert launcher.wait(SECONDS_TO_END) != 0
+    assert all(map(gone, ranks))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_hangs_is_given_up_and_the_place_is_named(two_ranks, tmp_path):
+    launcher, log = two_ranks
+    ranks = ranks_at("in the middle", launcher, log)
+    os.kill(ranks[1], signal.SIGSTOP)
+    # 10 s until the other one gives up, and up to 30 s until the launcher kills what does not react.
+    assert launcher.wait(SECONDS_TO_END) != 0
+    assert re.search(r"in step \d+ of 1000, in \w+", text_of(log)), text_of(log)
     assert all(map(gone, ranks))
     assert list(tmp_path.iterdir()) == []
