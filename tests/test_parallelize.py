@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import Partial
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 
 from kandinsky_mini.lab.simulation import per_rank, simulated_ranks
+from kandinsky_mini.models import parallelize
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
 from kandinsky_mini.sampling import rope_positions
@@ -69,6 +72,13 @@ def difference(outputs: list[torch.Tensor], model: DiffusionTransformer3D, input
     return max(((out - reference).abs().max() / reference.abs().max()).item() for out in outputs)
 
 
+def expected_counts() -> dict[str, int]:
+    """A block: 3 all-reduces, and 1 all-gather of its modulation. Besides: the time embedding's all-reduce, and the
+    all-gathers of text, pooled text and visual embeddings and of the output layer.
+    """
+    return {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_rank_gets_what_the_whole_model_gives(ranks, variant):
@@ -77,9 +87,7 @@ def test_every_rank_gets_what_the_whole_model_gives(ranks, variant):
     outputs, counts = run_sharded(model, inputs, ranks, variant)
     assert len(outputs) == ranks
     assert difference(outputs, model, inputs) < BAR
-    # A block: 3 all-reduces, and 1 all-gather of its modulation. Besides: the time embedding's all-reduce, and the
-    # all-gathers of text, pooled text and visual embeddings and of the output layer.
-    assert counts == {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
+    assert counts == expected_counts()
 
 
 def test_a_mesh_of_one_changes_nothing():
@@ -88,6 +96,58 @@ def test_a_mesh_of_one_changes_nothing():
         sharded = parallelize_dit(copy.deepcopy(model), mesh)
     assert all(type(p) is torch.nn.Parameter for p in sharded.parameters())
     assert sharded.visual_transformer_blocks[0].self_attention.num_heads == HEADS
+
+
+PLANS = ("time_plan", "embedding_plan", "block_plan", "out_plan")
+ENTRIES = [(plan, name) for plan in PLANS for name in getattr(parallelize, plan)()]
+
+
+def is_noticed(model: DiffusionTransformer3D, ranks: int = 4, after=None) -> bool:
+    """Whether a spoilt plan or model raises, gives other numbers, or makes other collectives than a right one."""
+    inputs = random_inputs(model)
+    try:
+        outputs, counts = run_sharded(model, inputs, ranks, "minimal", after)
+    except (RuntimeError, AssertionError):
+        return True
+    return not (counts == expected_counts() and difference(outputs, model, inputs) < BAR)
+
+
+def test_a_right_plan_is_not_noticed():
+    assert not is_noticed(random_model())
+
+
+@pytest.mark.parametrize(("plan", "name"), ENTRIES)
+def test_no_entry_of_the_minimal_plan_can_be_left_out(monkeypatch, plan, name):
+    entries = getattr(parallelize, plan)()
+    del entries[name]
+    monkeypatch.setattr(parallelize, plan, lambda: entries)
+    assert is_noticed(random_model())
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("feed_forward.in_layer", RowwiseParallel()),
+        ("feed_forward.out_layer", ColwiseParallel()),
+        ("out_layer_self", RowwiseParallel(output_layouts=Partial(), use_local_output=True)),
+        ("self_attention_norm", SequenceParallel(sequence_dim=0, use_local_output=False)),
+    ],
+    ids=["row-wise for column-wise", "column-wise for row-wise", "output left partial", "output left a shard"],
+)
+def test_a_wrong_style_is_noticed(monkeypatch, name, style):
+    plan = parallelize.block_plan() | {name: style}
+    monkeypatch.setattr(parallelize, "block_plan", lambda: plan)
+    assert is_noticed(random_model())
+
+
+def shard_what_a_norm_sees(model):
+    """True shards of the tokens, which nobody gathers again."""
+    norm = model.visual_transformer_blocks[0].feed_forward_norm
+    norm.register_forward_pre_hook(lambda module, args: args[0][: len(args[0]) // 2])
+
+
+def test_a_norm_on_true_shards_without_a_gather_is_noticed():
+    assert is_noticed(random_model(), after=shard_what_a_norm_sees)
 
 
 def keep_all_heads(model):
@@ -101,19 +161,16 @@ def test_forgetting_to_reduce_the_heads_is_an_error():
         run_sharded(model, random_inputs(model), 4, "minimal", after=keep_all_heads)
 
 
-def test_a_row_wise_bias_added_by_every_rank_is_seen():
-    """What a hand-written row-wise layer gets wrong: each rank adds the bias before the sum."""
+def test_a_row_wise_bias_added_by_every_rank_is_noticed():
+    """What a hand-written row-wise layer gets wrong: each of 4 ranks adds the bias before the sum."""
     model = random_model()
-    inputs = random_inputs(model)
+    bias = model.visual_transformer_blocks[0].out_layer_self.bias
 
-    def add_bias_again(sharded):
+    def add_bias_three_times_more(sharded):
         layer = sharded.visual_transformer_blocks[0].out_layer_self
-        layer.register_forward_hook(
-            lambda module, args, out: out + model.visual_transformer_blocks[0].out_layer_self.bias
-        )
+        layer.register_forward_hook(lambda module, args, out: out + 3 * bias)
 
-    outputs, _ = run_sharded(model, inputs, 4, "minimal", after=add_bias_again)
-    assert difference(outputs, model, inputs) > BAR
+    assert is_noticed(model, after=add_bias_three_times_more)
 
 
 @pytest.mark.parametrize(
