@@ -13,11 +13,13 @@ command goes on after an interruption. Made for one GPU; on a CPU only the small
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -27,7 +29,7 @@ from kandinsky_mini.models.vae import load_vae  # noqa: E402
 from kandinsky_mini.world import dataset, scratch, train_dit, train_vae  # noqa: E402
 from kandinsky_mini.world.budget import Budget  # noqa: E402
 from kandinsky_mini.world.scenes import Scene  # noqa: E402
-from kandinsky_mini.world.scorer import Scorer, score, train_scorer  # noqa: E402
+from kandinsky_mini.world.scorer import load_scorer, score, train_scorer  # noqa: E402
 
 FRAMES = 49
 SEEDS = {"vae": 1, "scorer": 2, "latents": 3, "dit": 4, "held_out": 5}
@@ -95,7 +97,7 @@ def run_scorer(args: argparse.Namespace, run: Run, config: Config, device: torch
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["scorer"], device)
     scorer = train_scorer(videos, scenes, args.steps, batch=max(2, 32 // args.shrink), seed=SEEDS["scorer"])
-    torch.save(scorer.state_dict(), run.folder / "scorer.pt")
+    save_file(scorer.state_dict(), run.folder / "scorer.safetensors")
     run.log("scorer", {"rendered": score(scorer, *held_out_videos(args, config, device))})
 
 
@@ -115,8 +117,7 @@ def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torc
 def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
     latents = torch.load(run.folder / "latents.pt", map_location=device)
     vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
-    scorer = Scorer().to(device).eval()
-    scorer.load_state_dict(torch.load(run.folder / "scorer.pt", map_location=device))
+    scorer = load_scorer(run.folder / "scorer.safetensors").to(device)
 
     torch.manual_seed(SEEDS["dit"])
     model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config)).to(device)
@@ -164,6 +165,7 @@ def run_export(args: argparse.Namespace, run: Run, config: Config, device: torch
         encoder.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
     load_vae(run.folder / "vae", config.vae.tiling, torch.bfloat16).save_pretrained(out / "vae")
+    shutil.copy(run.folder / "scorer.safetensors", out)
     print(f"weights in {out}")
 
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import evaluate_mini
 import pytest
 import train_mini
 import yaml
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS
+from kandinsky_mini.world.scenes import is_held_out
 
 SMALL = {
     "dit": {"model_dim": 32, "ff_dim": 32, "time_dim": 16, "in_text_dim": 32, "in_text_dim2": 32},
@@ -38,7 +40,7 @@ def trained(tmp_path_factory) -> dict:
     run("dit", "--steps", "3")  # as after an interruption
     run("export", "--out", str(folder / "weights"))
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    return {"config": config_path, "log": log}
+    return {"config": config_path, "log": log, "scorer": folder / "weights" / "scorer.safetensors"}
 
 
 def records(log: list[dict], stage: str, key: str) -> list:
@@ -62,3 +64,27 @@ def test_an_interrupted_training_goes_on_where_it_was(trained):
 def test_the_pipeline_runs_on_the_exported_weights(trained):
     pipe = get_T2V_pipeline(device_map="cpu", conf_path=trained["config"])
     assert pipe("a cat in a red hat", time_length=0, seed=1, progress=False).shape == (1, 3, 1, 32, 48)
+
+
+def evaluate(trained: dict, out: Path, *options: str) -> None:
+    arguments = ["--config", str(trained["config"]), "--scorer", str(trained["scorer"]), "--device", "cpu"]
+    evaluate_mini.main([*arguments, "--count", "4", "--out", str(out), *options])
+
+
+def test_evaluation_writes_the_shares_of_prompts_that_came_true(trained, tmp_path, capsys):
+    evaluate(trained, tmp_path / "shares.json", "--scorer-bar", "0")
+    shares = json.loads((tmp_path / "shares.json").read_text())["shares"]
+    assert set(shares) == {"rendered", "generated", "generated, en", "generated, ru", "shuffled prompts"}
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(shares)
+
+
+def test_a_scorer_that_fails_on_rendered_videos_is_not_believed(trained, tmp_path):
+    with pytest.raises(SystemExit, match="the scorer is right on 0.0% of rendered videos only"):
+        evaluate(trained, tmp_path / "shares.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_asks_for_what_training_never_showed():
+    scenes, prompts = evaluate_mini.draw_prompts(20, seed=3)
+    assert all(is_held_out(scene) for scene in scenes)
+    assert [any("а" <= letter <= "я" for letter in prompt) for prompt in prompts] == [False, True] * 10

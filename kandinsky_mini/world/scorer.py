@@ -3,10 +3,13 @@
 It is trained on rendered videos only, never on generated ones, and is right on rendered held-out scenes.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..models.checkpoint import load_checkpoint
 from .scenes import ALLOWED, Scene
 
 ATTRIBUTES = tuple(ALLOWED)
@@ -33,6 +36,11 @@ class Scorer(nn.Module):
             x = stage(x)
         x = torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], dim=-1)
         return {name: head(x) for name, head in self.heads.items()}
+
+
+def load_scorer(path: str | Path) -> Scorer:
+    """A trained scorer, from a .safetensors file."""
+    return load_checkpoint(Scorer(), path).eval()
 
 
 def targets(scenes: list[Scene], device: torch.device | str) -> dict[str, torch.Tensor]:
