@@ -39,7 +39,7 @@ def train_vae(
     budget: Budget,
     optimizer_state: dict | None = None,
     clips: tuple = CLIPS,
-    lr: float = 1.5e-3,
+    lr: float = 4e-4,
     seed: int = 0,
 ) -> Iterator[tuple[int, torch.optim.Optimizer, dict[str, torch.Tensor]]]:
     """Train on uint8 videos (N, 3, frames, H, W), which stay on their device.
