@@ -43,6 +43,7 @@ def main() -> None:
     import torch
 
     from kandinsky_mini import get_T2V_pipeline
+    from kandinsky_mini.distributed import leave
 
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # to the point, without the line of code
     pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config)
@@ -60,6 +61,7 @@ def main() -> None:
     if FIRST:
         print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
         print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
+    leave()
 
 
 if __name__ == "__main__":

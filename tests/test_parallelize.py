@@ -202,6 +202,7 @@ import datetime, os, sys
 import torch, torch.distributed as dist
 sys.path.insert(0, os.environ["TESTS"])
 from torch.distributed.device_mesh import init_device_mesh
+from kandinsky_mini.distributed import leave
 from test_parallelize import BAR, parallelize_dit, random_inputs, random_model
 
 torch.set_num_threads(1)
@@ -216,7 +217,7 @@ with torch.no_grad():
     difference = ((out - reference).abs().max() / reference.abs().max()).item()
 print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {difference:.1e}", flush=True)
 assert difference < BAR
-dist.destroy_process_group()
+leave()
 """
 
 
