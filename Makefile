@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lab lock clean
+.PHONY: help demo test soak check lab lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m pytest tests/
 	$(if $(wildcard notebooks/*.ipynb),$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/)
+
+soak: .venv/installed  ## the tests on real ranks: launchers, killed and hanging ranks (about 5 minutes)
+	$(VENV_PYTHON) -m pytest -m soak tests/
 
 check: .venv/installed  ## can this machine run the workshop? one line per requirement
 	@$(VENV_PYTHON) -m kandinsky_mini.lab.check

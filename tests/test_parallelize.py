@@ -221,6 +221,7 @@ leave()
 """
 
 
+@pytest.mark.soak  # see tests/test_faults.py
 def test_two_real_processes_get_what_one_gives(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(REAL_RANKS)

@@ -28,6 +28,7 @@ def launch(ranks: int, *options: str, launcher: str = "torchrun") -> subprocess.
     )
 
 
+@pytest.mark.soak  # see tests/test_faults.py
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_ranks_make_the_picture_of_one(tiny_config, tmp_path, launcher):
     # A picture, since png keeps every value; tests/test_parallelize.py compares the model itself.
@@ -43,6 +44,7 @@ def test_two_ranks_make_the_picture_of_one(tiny_config, tmp_path, launcher):
     assert np.ptp(pictures[0]) > 10  # there is something to compare
 
 
+@pytest.mark.soak
 def test_ranks_that_do_not_divide_are_refused_by_name_and_once(tiny_config, tmp_path):
     done = launch(3, "--config", str(tiny_config), "--path", str(tmp_path / "a.mp4"))
     assert done.returncode != 0
