@@ -28,7 +28,7 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 	$(VENV_PYTHON) -m pytest tests/
 	$(if $(wildcard notebooks/*.ipynb),$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/)
 
-soak: .venv/installed  ## the tests on real ranks: launchers, killed and hanging ranks (about 5 minutes)
+soak: .venv/installed  ## the tests on real ranks: launchers, killed and hanging ranks
 	$(VENV_PYTHON) -m pytest -m soak tests/
 
 check: .venv/installed  ## can this machine run the workshop? one line per requirement

@@ -6,8 +6,9 @@
     python launch/train_mini.py dit        # trains the CrossDiT and the text encoders
     python launch/train_mini.py export     # writes bfloat16 weights as the pipeline reads them
 
-Everything is kept in --run (default runs/mini): log.jsonl, and a checkpoint every minute, from which the same
-command goes on after an interruption. Made for one GPU; on a CPU only the small numbers of the tests make sense.
+Everything is kept in --run (default runs/mini): log.jsonl, and of vae and dit a checkpoint every minute,
+from which the same command goes on after an interruption. Made for one GPU;
+on a CPU only the small numbers of the tests make sense.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# In about one run of thirty a rank crashes by itself (SIGSEGV or SIGABRT in torch 2.13 with gloo; cause not yet
+# In 5 of about 100 short runs a rank crashed by itself (SIGSEGV or SIGABRT in torch 2.13 with gloo; cause not yet
 # found), so these stay out of `make test` until that is mended.
 pytestmark = pytest.mark.soak
 ROOT = Path(__file__).parent.parent
