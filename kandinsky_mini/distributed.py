@@ -42,13 +42,18 @@ def local_device(device: str | torch.device) -> str | torch.device:
     return device
 
 
-def tensor_parallel_mesh(device_type: str) -> DeviceMesh:
-    """A mesh of all ranks, of one dimension, "tensor_parallel": NCCL between GPUs, gloo between CPUs."""
+def join_group(device_type: str) -> None:
+    """Join the group of all ranks, once: NCCL between GPUs, gloo between CPUs."""
     if not dist.is_initialized():
         if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
             # All ranks on this machine: the loopback always works, whatever the machine's name resolves to.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+
+
+def tensor_parallel_mesh(device_type: str) -> DeviceMesh:
+    """A mesh of all ranks, of one dimension, "tensor_parallel"."""
+    join_group(device_type)
     return init_device_mesh(device_type, (world_size(),), mesh_dim_names=("tensor_parallel",))
 
 

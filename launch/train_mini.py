@@ -6,9 +6,10 @@
     python launch/train_mini.py dit        # trains the CrossDiT and the text encoders
     python launch/train_mini.py export     # writes bfloat16 weights as the pipeline reads them
 
-Everything is kept in --run (default runs/mini): log.jsonl, and of vae and dit a checkpoint every minute,
-from which the same command goes on after an interruption. Made for one GPU;
-on a CPU only the small numbers of the tests make sense.
+Everything is kept in --folder (default runs/mini): log.jsonl, and of vae and dit a checkpoint every minute,
+from which the same command goes on after an interruption. Made for a GPU; on a CPU only small numbers make sense.
+Several GPUs share the stages vae, latents and dit: torchrun --nproc-per-node N launch/train_mini.py, with one N for
+latents and dit, since each rank trains on latents of its own.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kandinsky_mini.config import Config, load_config  # noqa: E402
+from kandinsky_mini.distributed import join_group, leave, local_device, rank, world_size  # noqa: E402
 from kandinsky_mini.models.checkpoint import save_checkpoint  # noqa: E402
 from kandinsky_mini.models.vae import load_vae  # noqa: E402
 from kandinsky_mini.world import dataset, scratch, train_dit, train_vae  # noqa: E402
@@ -40,6 +42,11 @@ def picture_size(config: Config) -> tuple[int, int]:
     return config.sampling.height, config.sampling.width
 
 
+def per_rank(batches: tuple[tuple[int, int], ...], args: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    """(frames, videos a step) of one rank: ranks share a step's videos, and --shrink divides them."""
+    return tuple((frames, max(1, videos // (args.shrink * world_size()))) for frames, videos in batches)
+
+
 class Run:
     """The folder of a training: its log and its checkpoints."""
 
@@ -49,6 +56,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, stage: str, record: dict) -> None:
+        if rank() > 0:
+            return
         record = {"stage": stage, "seconds": round(time.monotonic() - self.started, 1)} | record
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -56,7 +65,7 @@ class Run:
 
     def save(self, name: str, budget: Budget, **parts) -> None:
         """Once a minute, and at the end; written aside first, so that a checkpoint is always a whole one."""
-        if not budget.spent and time.monotonic() - self.saved < 60:
+        if rank() > 0 or (not budget.spent and time.monotonic() - self.saved < 60):
             return
         self.saved = time.monotonic()
         state = {part: value.state_dict() for part, value in parts.items()} | {"budget": budget.state()}
@@ -68,6 +77,10 @@ class Run:
         return torch.load(path, map_location=device) if path.exists() else None
 
 
+def latents_path(run: Run) -> Path:
+    return run.folder / f"latents-{rank()}-of-{world_size()}.pt"
+
+
 def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["vae"], device)
@@ -77,12 +90,14 @@ def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     if state:
         vae.load_state_dict(state["model"])
     budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
-    clips = tuple((frames, max(1, batch // args.shrink)) for frames, batch in train_vae.CLIPS)
+    clips = per_rank(train_vae.CLIPS, args)
     optimizer_state = state and state["optimizer"]
     for step, optimizer, parts in train_vae.train_vae(vae, videos, budget, optimizer_state, clips):
         if step % 100 == 0 or budget.spent:
             run.log("vae", {"step": step} | {name: value.item() for name, value in parts.items()})
         run.save("vae", budget, model=vae, optimizer=optimizer)
+    if rank() > 0:
+        return
     train_vae.normalise_latents(vae, videos[:64])
     vae.to(torch.bfloat16).save_pretrained(run.folder / "vae")
     vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)  # measured as it is published
@@ -105,21 +120,19 @@ def run_scorer(args: argparse.Namespace, run: Run, config: Config, device: torch
 def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
     vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
     scenes = dataset.training_scenes()[: args.scenes]
-    generator = torch.Generator().manual_seed(SEEDS["latents"])
+    generator = torch.Generator().manual_seed(SEEDS["latents"] * 64 + rank())
     latents = {}
     for seconds, repeats in ((0, 4 * args.videos), (1, args.videos), (2, args.videos)):
         values = dataset.render_latents(vae, scenes, repeats, 24 * seconds + 1, picture_size(config), generator, device)
         latents[values.shape[1]] = values.cpu()
         record = {"seconds_of_video": seconds, "count": len(values), "std": values.float().std().item()}
         run.log("latents", record)
-    torch.save(latents, run.folder / "latents.pt")
+    path = latents_path(run)
+    torch.save(latents, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
 
 
 def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
-    latents = torch.load(run.folder / "latents.pt", map_location=device)
-    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
-    scorer = load_scorer(run.folder / "scorer.safetensors").to(device)
-
     torch.manual_seed(SEEDS["dit"])
     model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config)).to(device)
     average = train_dit.averaged(model)
@@ -127,12 +140,18 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     if state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-    if device.type == "cuda":  # a third faster, for about a minute of compiling
-        for block in model.dit.visual_transformer_blocks:
-            block.compile(dynamic=True)
     scenes = dataset.training_scenes()[: args.scenes]
     captions = dataset.CaptionBuckets(model.embedder, scenes, args.phrasings, SEEDS["dit"], device)
+    size = (*(side // 8 for side in picture_size(config)), config.dit.in_visual_dim)
+    lengths = per_rank(train_dit.LENGTHS, args)
+    gradients = train_dit.prepare(model, captions, lengths, size)
+    run.log("dit", {"prepared": len(lengths)})
 
+    while args.wait and not latents_path(run).exists():
+        time.sleep(1.0)
+    latents = torch.load(latents_path(run), map_location=device)
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
+    scorer = load_scorer(run.folder / "scorer.safetensors").to(device)
     asked = dataset.held_out_scenes()[:: 2 * args.shrink]
     prompts = train_dit.evaluation_prompts(asked)
     noise = torch.randn((len(asked), *latents[max(latents)].shape[1:]), generator=torch.Generator().manual_seed(7)).to(
@@ -140,13 +159,12 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     )
 
     budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
-    lengths = tuple((frames, max(1, batch // args.shrink)) for frames, batch in train_dit.LENGTHS)
-    for step, optimizer, loss in train_dit.train_dit(
-        model, average, latents, captions, budget, state and state["optimizer"], lengths
+    for step, optimizer, parts in train_dit.train_dit(
+        model, gradients, average, latents, captions, budget, state and state["optimizer"], lengths
     ):
         if step % 100 == 0 or budget.spent:
-            run.log("dit", {"step": step, "loss": loss.item()})
-        if step % args.evaluate_every == 0 or budget.spent:
+            run.log("dit", {"step": step} | {name: value.item() for name, value in parts.items()})
+        if rank() == 0 and (step % args.evaluate_every == 0 or budget.spent):
             videos = train_dit.generate_videos(average.module, vae, prompts, noise, config.sampling)
             run.log("dit", {"step": step, "came_true": score(scorer, videos, asked)})
         run.save("dit", budget, model=model, optimizer=optimizer, average=average)
@@ -176,25 +194,31 @@ STAGES = {"vae": run_vae, "scorer": run_scorer, "latents": run_latents, "dit": r
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--run", type=Path, default=Path("runs/mini"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/mini"))
     parser.add_argument("--config", default=None, help="YAML, default: mini")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="optimiser steps; default: 4500 vae, 600 scorer, 12000 dit")
-    parser.add_argument("--videos", type=int, help="rendered videos; latents: of each scene; default: 1920, 12")
+    parser.add_argument("--videos", type=int, help="rendered videos; latents: of each scene; default: 1920, 20")
     parser.add_argument("--phrasings", type=int, default=32, help="captions of each scene and language")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
     parser.add_argument("--scenes", type=int, help="train on the first so many scenes only")
     parser.add_argument("--shrink", type=int, default=1, help="divide batches and evaluations, for a trial on a CPU")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the training stage by then")
+    parser.add_argument("--wait", action="store_true", help="dit: prepare at once, then wait for the stage latents")
     parser.add_argument("--out", default="assets/weights/mini", help="where export writes")
     args = parser.parse_args(argv)
     if args.steps is None:
         args.steps = {"vae": 4500, "scorer": 600, "dit": 12_000}.get(args.stage, 0)
     if args.videos is None:
-        args.videos = 12 if args.stage == "latents" else 1920
+        args.videos = 20 if args.stage == "latents" else 1920
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    STAGES[args.stage](args, Run(args.run), load_config(args.config), torch.device(args.device))
+    device = torch.device(args.device)
+    if world_size() > 1:
+        device = torch.device(local_device(device))
+        join_group(device.type)
+    STAGES[args.stage](args, Run(args.folder), load_config(args.config), device)
 
 
 if __name__ == "__main__":
     main()
+    leave()

@@ -30,7 +30,7 @@ def trained(tmp_path_factory) -> dict:
     config_path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
 
     def run(stage: str, *options: str) -> None:
-        common = ["--run", str(folder / "run"), "--config", str(config_path), "--scenes", "2", "--shrink", "96"]
+        common = ["--folder", str(folder / "run"), "--config", str(config_path), "--scenes", "2", "--shrink", "96"]
         train_mini.main([stage, *common, *options])
 
     run("vae", "--steps", "2", "--videos", "2")

@@ -89,12 +89,18 @@ class CaptionBuckets:
             )
             for group in groups.values()
         ]
+        self.empty = tuple(ids.to(device) for ids in embedder.tokenize([""]))
         self.weights = torch.tensor([len(group[0]) for group in self.groups], dtype=torch.float)
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Indices of scenes (batch,) and token ids (batch, L), (batch, L2) for the two encoders."""
-        group = self.groups[torch.multinomial(self.weights, 1, generator=generator).item()]
-        rows = torch.randint(len(group[0]), (batch,), generator=generator).to(group[0].device)
+    def draw(
+        self, batch: int, common: torch.Generator, own: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Indices of scenes (batch,) and token ids (batch, L), (batch, L2) for the two encoders.
+
+        The length comes from the generator that all ranks have in common, what is drawn from this rank's own.
+        """
+        group = self.groups[torch.multinomial(self.weights, 1, generator=common).item()]
+        rows = torch.randint(len(group[0]), (batch,), generator=own).to(group[0].device)
         return tuple(column[rows] for column in group)
 
 

@@ -1,5 +1,7 @@
 """Third stage: the CrossDiT and both text encoders, jointly, by the flow-matching loss."""
 
+import functools
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -8,16 +10,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import SamplingConfig
+from ..distributed import rank
 from ..models.dit import DiffusionTransformer3D
 from ..models.text_embedders import TextEmbedder, TextEmbeds
 from ..models.vae import decode
 from ..sampling import generate, predict_velocity
-from .budget import Budget, set_lr
+from .budget import Budget, set_lr, step_generators
 from .captions import LANGUAGES, plain_caption
 from .dataset import CaptionBuckets
+from .gradients import Gradients
 from .scenes import Scene
 
-# (latent frames, batch) of 0, 1 and 2 seconds: about the same number of tokens a step for each.
+# (latent frames, videos a step) of 0, 1 and 2 seconds: about the same number of tokens a step for each.
 LENGTHS = ((1, 512), (7, 96), (13, 48))
 EMPTY_CAPTIONS = 0.1
 TIME_SHIFT = 4.0  # as in sampling, more weight near the noise, where the scene is decided
@@ -34,15 +38,17 @@ class TextToLatent(nn.Module):
         return predict_velocity(self.dit, x, time, self.embedder(ids, ids2))
 
 
-def flow_loss(model: nn.Module, latents: torch.Tensor, ids: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
+def flow_loss(
+    model: TextToLatent, latents: torch.Tensor, ids: torch.Tensor, ids2: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Mean squared error of the velocity at a random time of each sample; latents (B, T, H, W, C)."""
-    batch = len(latents)
+    latents, batch = latents.float(), len(latents)
     u = (torch.arange(batch, device=latents.device) + torch.rand(batch, device=latents.device)) / batch
     time = TIME_SHIFT * u / (1.0 + (TIME_SHIFT - 1.0) * u)
     noise = torch.randn_like(latents)
     t = time[:, None, None, None, None]
     velocity = model((1.0 - t) * latents + t * noise, time[:, None], ids, ids2)
-    return (velocity.float() - (noise - latents)).square().mean()
+    return {"loss": (velocity.float() - (noise - latents)).square().mean()}
 
 
 def length_weights(progress: float) -> torch.Tensor:
@@ -51,47 +57,59 @@ def length_weights(progress: float) -> torch.Tensor:
     return torch.tensor([images, 0.3 * (1.0 - images), 0.7 * (1.0 - images)])
 
 
+def prepare(
+    model: TextToLatent, captions: CaptionBuckets, lengths: tuple[tuple[int, int], ...], size: tuple[int, int, int]
+) -> Gradients:
+    """What gives the model's gradients; on a GPU, every shape that can occur is compiled and recorded now, on noise.
+
+    size is (H, W, C) of a latent. It takes about two minutes, and needs no data yet.
+    """
+    gradients = Gradients(functools.partial(flow_loss, model), model.parameters())
+    if gradients.device.type == "cuda":
+        for block in model.dit.visual_transformer_blocks:
+            block.compile(dynamic=True)
+        texts = [(ids, ids2) for _, ids, ids2 in captions.groups] + [captions.empty]
+        for (frames, batch), (ids, ids2) in itertools.product(lengths, texts):
+            noise = torch.randn(batch, frames, *size, device=gradients.device, dtype=torch.bfloat16)
+            gradients(noise, ids[:1].expand(batch, -1), ids2[:1].expand(batch, -1))
+    return gradients
+
+
 def train_dit(
     model: TextToLatent,
+    gradients: Gradients,
     average: AveragedModel,
     latents: dict[int, torch.Tensor],
     captions: CaptionBuckets,
     budget: Budget,
     optimizer_state: dict | None = None,
     lengths: tuple[tuple[int, int], ...] = LENGTHS,
-    lr: float = 2e-3,
+    lr: float = 1e-3,
     seed: int = 0,
-) -> Iterator[tuple[int, torch.optim.Optimizer, torch.Tensor]]:
+) -> Iterator[tuple[int, torch.optim.Optimizer, dict[str, torch.Tensor]]]:
     """Train on latents {T: (N, T, H, W, C)}; sample i shows scene i modulo the number of scenes.
 
-    Yields after each step its number, the optimizer and the loss; average follows the model.
+    Yields after each step its number, the optimizer and the parts of the loss; average follows the model.
     """
-    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
-    empty = [ids.to(device) for ids in model.embedder.tokenize([""])]
-    torch.manual_seed(seed + budget.step)
+    torch.manual_seed((seed + budget.step) * 64 + rank())
     while not budget.spent:
-        generator = torch.Generator().manual_seed(seed + budget.step)
-        choice = torch.multinomial(length_weights(budget.progress), 1, generator=generator).item()
-        frames, batch = lengths[choice]
-        scenes, ids, ids2 = captions.draw(batch, generator)
-        if torch.rand((), generator=generator) < EMPTY_CAPTIONS:
-            ids, ids2 = (x.expand(batch, -1) for x in empty)
+        common, own = step_generators(seed, budget.step)
+        frames, batch = lengths[torch.multinomial(length_weights(budget.progress), 1, generator=common).item()]
+        scenes, ids, ids2 = captions.draw(batch, common, own)
+        if torch.rand((), generator=common) < EMPTY_CAPTIONS:
+            ids, ids2 = (x.expand(batch, -1) for x in captions.empty)
         repeats = len(latents[frames]) // captions.num_scenes
-        rows = torch.randint(repeats, (batch,), generator=generator).to(device) * captions.num_scenes + scenes
+        rows = torch.randint(repeats, (batch,), generator=own).to(scenes.device) * captions.num_scenes + scenes
 
+        parts = gradients(latents[frames][rows], ids, ids2)
         set_lr(optimizer, lr * budget.lr_factor)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = flow_loss(model, latents[frames][rows].float(), ids, ids2)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
-        budget.step += 1
-        yield budget.step, optimizer, loss.detach()
+        budget.count_step()
+        yield budget.step, optimizer, parts
 
 
 @torch.no_grad()

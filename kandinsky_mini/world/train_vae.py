@@ -1,21 +1,24 @@
 """First stage: a VAE that packs 4 frames of 8 x 8 pixels into 16 numbers."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from torch import nn
 
+from ..distributed import rank
 from ..models.vae import decode, encode
-from .budget import Budget, set_lr
+from .budget import Budget, set_lr, step_generators
+from .gradients import Gradients
 
-# (frames, batch): clips of several lengths, since the group norms see a whole clip.
+# (frames, clips a step): of several lengths, since the group norms see a whole clip.
 CLIPS = ((1, 24), (9, 4), (25, 2))
 KL_WEIGHT = 1e-4
 
 
-def vae_loss(vae: AutoencoderKLHunyuanVideo, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-    """Reconstruction (mean absolute and mean squared error) and a little KL, which keeps the latents smooth."""
+def vae_loss(vae: AutoencoderKLHunyuanVideo, clips: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Reconstruction of uint8 clips (B, 3, frames, H, W) and a little KL, which keeps the latents smooth."""
+    x = clips.float() / 127.5 - 1.0
     posterior = vae.encode(x).latent_dist
     out = vae.decode(posterior.sample()).sample.float()
     error = out - x
@@ -24,7 +27,7 @@ def vae_loss(vae: AutoencoderKLHunyuanVideo, x: torch.Tensor) -> tuple[torch.Ten
     mse = error.square().mean()
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).float().mean()
     loss = error.abs().mean() + 4.0 * mse + 0.5 * edges + KL_WEIGHT * kl
-    return loss, {"loss": loss.detach(), "mse": mse.detach(), "kl": kl.detach()}
+    return {"loss": loss, "mse": mse, "kl": kl}
 
 
 def clip_weights(progress: float) -> torch.Tensor:
@@ -46,34 +49,30 @@ def train_vae(
 
     Yields after each step its number, the optimizer and the parts of the loss.
     """
-    device = videos.device
     vae.train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    torch.manual_seed((seed + budget.step) * 64 + rank())
+    gradients = Gradients(functools.partial(vae_loss, vae), vae.parameters())
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     while not budget.spent:
-        generator = torch.Generator().manual_seed(seed + budget.step)
-        choice = torch.multinomial(clip_weights(budget.progress), 1, generator=generator).item()
-        x = draw_clips(videos, *clips[choice], generator)
+        common, own = step_generators(seed, budget.step)
+        frames, batch = clips[torch.multinomial(clip_weights(budget.progress), 1, generator=common).item()]
+        parts = gradients(draw_clips(videos, frames, batch, own))
         set_lr(optimizer, lr * budget.lr_factor)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss, parts = vae_loss(vae, x)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        budget.step += 1
+        budget.count_step()
         yield budget.step, optimizer, parts
     vae.eval()
 
 
 def draw_clips(videos: torch.Tensor, frames: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """A batch of clips (batch, 3, frames, H, W) from -1 to 1, each from a random place of a random video."""
+    """A batch of uint8 clips (batch, 3, frames, H, W), each from a random place of a random video."""
     rows = torch.randint(len(videos), (batch,), generator=generator).tolist()
     last = videos.shape[2] - frames
     starts = torch.randint(last + 1, (batch,), generator=generator).tolist()
     clips = [videos[row, :, start : start + frames] for row, start in zip(rows, starts, strict=True)]
-    return torch.stack(clips).float() / 127.5 - 1.0
+    return torch.stack(clips)
 
 
 @torch.no_grad()
