@@ -13,10 +13,10 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lab lock clean
+.PHONY: help demo test soak check notebooks lab lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "The first call sets up .venv (about 2 minutes, 2 GB). On Linux without a GPU, spare yourself gigabytes"
 	@echo "of CUDA: give the address of PyTorch's CPU package index, as in  make demo TORCH_INDEX=ADDRESS"
 
@@ -26,13 +26,17 @@ demo: .venv/installed  ## generate "a cat in a red hat" into test.mp4
 test: .venv/installed  ## lint, unit tests, and every notebook compared with its stored outputs
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m pytest tests/
-	$(if $(wildcard notebooks/*.ipynb),$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/)
+	$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
 
 soak: .venv/installed  ## the tests on real ranks: launchers, killed and hanging ranks
 	$(VENV_PYTHON) -m pytest -m soak tests/
 
 check: .venv/installed  ## can this machine run the workshop? one line per requirement
 	@$(VENV_PYTHON) -m kandinsky_mini.lab.check
+
+notebooks: .venv/installed  ## run every notebook and store its outputs
+	$(VENV_PYTHON) -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		notebooks/*.ipynb
 
 lab: .venv/installed  ## open the first lesson in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb

@@ -18,6 +18,7 @@ import math
 import shutil
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -216,7 +217,10 @@ def main(argv: list[str] | None = None) -> None:
     if world_size() > 1:
         device = torch.device(local_device(device))
         join_group(device.type)
-    STAGES[args.stage](args, Run(args.folder), load_config(args.config), device)
+    run = Run(args.folder)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    run.log(args.stage, {"device": name, "ranks": world_size(), "torch": torch.__version__, "date": str(date.today())})
+    STAGES[args.stage](args, run, load_config(args.config), device)
 
 
 if __name__ == "__main__":

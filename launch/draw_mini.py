@@ -1,0 +1,126 @@
+"""The pictures of the small model, each drawn by one command:
+
+python launch/draw_mini.py mosaic   # 12 generated videos side by side, assets/mosaic.gif (about 4 minutes)
+python launch/draw_mini.py steps    # from noise to video, assets/steps.png
+python launch/draw_mini.py curves   # the training, from assets/weights/mini/training.jsonl, assets/training.png
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kandinsky_mini import get_T2V_pipeline  # noqa: E402
+from kandinsky_mini.sampling import draw_noise, time_steps  # noqa: E402
+
+ASSETS = ROOT / "assets"
+PROMPTS = (  # four in a row
+    "a cat in a red hat walks right",
+    "a dog in a green hat on a meadow",
+    "a duck in a purple hat on the beach",
+    "a bear in a yellow hat at night",
+    "a pig in a black hat in the snow",
+    "a rabbit in a blue hat dances",
+    "утка в чёрной шляпе ночью",
+    "кот в синей шляпе идёт влево",
+    "a bear in a purple hat jumps",
+    "свинья в жёлтой шляпе в снегу",
+    "a rabbit in a red hat at night",
+    "собака в чёрной шляпе на лугу",
+)
+COLUMNS, CAPTION = 4, 22  # tiles in a row; pixels under each for its prompt
+
+
+def mosaic(path: Path) -> None:
+    """Every other frame of a 2 s video of each prompt, in a GIF of one palette."""
+    pipe = get_T2V_pipeline("cpu")
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 9)
+    columns = [[] for _ in range(COLUMNS)]
+    for i, prompt in enumerate(tqdm(PROMPTS, desc="videos")):
+        video = pipe(prompt, seed=i, progress=False)[0, :, :-1:2].permute(1, 2, 3, 0).numpy()
+        caption = Image.new("RGB", (video.shape[2], CAPTION), "white")
+        middle = (video.shape[2] // 2, CAPTION // 2)
+        ImageDraw.Draw(caption).text(middle, prompt, "black", font, anchor="mm")
+        under = np.broadcast_to(np.asarray(caption), (len(video), *np.asarray(caption).shape))
+        columns[i % COLUMNS].append(np.concatenate([video, under], axis=1))
+    frames = np.concatenate([np.concatenate(column, axis=1) for column in columns], axis=2)
+    # Refined by k-means: by area alone a palette spends its colours on skies and gives purple hats a blue.
+    palette = Image.fromarray(np.concatenate(frames[::8])).quantize(256, kmeans=3, dither=Image.Dither.NONE)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=83, loop=0, optimize=True)
+
+
+def steps(path: Path) -> None:
+    """Two rows: the latent after a step, and the picture that the velocity then points to, both decoded."""
+    pipe = get_T2V_pipeline("cpu")
+    shape = (1, pipe.config.sampling.height // 8, pipe.config.sampling.width // 8, pipe.config.dit.in_visual_dim)
+    latents = {0: draw_noise(shape, seed=1)}
+    pipe(PROMPTS[0], time_length=0, seed=1, callback=latents.__setitem__)
+    times = time_steps(pipe.config.sampling.num_steps, pipe.config.sampling.scheduler_scale)
+
+    def points_to(i: int) -> torch.Tensor:
+        return latents[i] - times[i] * (latents[i + 1] - latents[i]) / (times[i + 1] - times[i])
+
+    shown = (0, 3, 6, 10, 15, 20, 24)
+    figure, axes = plt.subplots(2, len(shown), figsize=(14, 3.4), layout="constrained")
+    for column, i in enumerate(shown):
+        for row, latent in enumerate((latents[i], points_to(i))):
+            axes[row, column].imshow(pipe.decode(latent)[0, :, 0].permute(1, 2, 0))
+            axes[row, column].set(xticks=[], yticks=[])
+        axes[0, column].set_title(f"after step {i}" if i else "noise")
+    axes[0, 0].set_ylabel("latent")
+    axes[1, 0].set_ylabel("points to")
+    figure.savefig(path, dpi=110)
+
+
+def with_mean(axis: plt.Axes, x: list, y: list, width: int = 20) -> None:
+    axis.plot(x, y, linewidth=0.6, alpha=0.4)
+    axis.plot(x[width - 1 :], np.convolve(y, np.ones(width) / width, "valid"), "C0", label=f"mean of {width}")
+    axis.legend()
+
+
+def curves(path: Path) -> None:
+    """Losses, and how often prompts of held-out scenes came true, against optimiser steps."""
+    log = [json.loads(line) for line in (ASSETS / "weights/mini/training.jsonl").read_text().splitlines()]
+
+    def series(stage: str, key: str) -> tuple[list, list]:
+        rows = [record for record in log if record["stage"] == stage and "step" in record and key in record]
+        return [row["step"] for row in rows], [row[key] for row in rows]
+
+    figure, (vae, dit, true) = plt.subplots(1, 3, figsize=(14, 3.6), layout="constrained")
+    x, mse = series("vae", "mse")
+    with_mean(vae, x, [10 * np.log10(4.0 / value) for value in mse])  # pixels from -1 to 1: a range of 2
+    vae.set(title="VAE: PSNR of single batches (dB)", xlabel="steps")
+    with_mean(dit, *series("dit", "loss"))
+    dit.set(title="CrossDiT: flow-matching loss of single batches", xlabel="steps", ylim=(0, 0.6))
+    x, shares = series("dit", "came_true")
+    for name, marker in zip(shares[0], "os^vD", strict=True):
+        true.plot(x, [100 * share[name] for share in shares], marker + "-", label=name, alpha=0.7)
+    true.set(title="held-out prompts that came true (%)", xlabel="steps", ylim=(80, 101))
+    true.legend()
+    figure.savefig(path, dpi=110)
+
+
+DRAW = {"mosaic": (mosaic, "mosaic.gif"), "steps": (steps, "steps.png"), "curves": (curves, "training.png")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", choices=DRAW)
+    draw, name = DRAW[parser.parse_args().picture]
+    draw(ASSETS / name)
+    print(ASSETS / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""How long the default video takes on this computer, loading included, as whoever waits for it sees it.
+
+python launch/time_mini.py --out assets/benchmarks/time_mini.json
+
+Processes are run for each number of threads. Beside them stands the parallel capacity: as many one-thread processes
+as there are cores, all at once, against one alone. On an idle machine it is the number of cores; beside other work it
+is less, and the times say little.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from kandinsky_mini.lab.check import effective_cores  # noqa: E402
+
+BUSY = """
+import time, torch
+torch.set_num_threads(1)
+a = torch.randn(512, 512)
+started = time.perf_counter()
+for _ in range(400):
+    a @ a
+print(time.perf_counter() - started)
+"""
+
+
+def generate_seconds(threads: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(HERE / "generate.py"), "--device", "cpu", "--path", f"{folder}/video.mp4"]
+        started = time.perf_counter()
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+
+def parallel_capacity(cores: int) -> float:
+    """How many one-thread processes' worth of work the machine does at once."""
+
+    def slowest(copies: int) -> float:
+        running = [subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) for _ in range(copies)]
+        return max(float(process.communicate()[0]) for process in running)
+
+    return cores * slowest(1) / slowest(cores)
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the record as JSON")
+    args = parser.parse_args()
+
+    cores = max(1, int(effective_cores()))
+    record = {
+        "what": "the default video (2 s, 192 x 128, 25 steps, guided), one process from its start to its end",
+        "date": date.today().isoformat(),
+        "device": f"{processor()}, {cores} cores",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "parallel_capacity": [parallel_capacity(cores)],
+        "seconds": {},
+    }
+    for threads in sorted({1, cores}):
+        record["seconds"][f"{threads} threads"] = [generate_seconds(threads) for _ in range(args.repeats)]
+        print(
+            f"{threads} threads:", " ".join(f"{s:.1f} s" for s in record["seconds"][f"{threads} threads"]), flush=True
+        )
+    record["parallel_capacity"].append(parallel_capacity(cores))
+    print(f"parallel capacity before and after: {record['parallel_capacity']}, of {cores} cores")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
