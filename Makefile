@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check notebooks lab lock clean
+.PHONY: help demo test soak evaluate check notebooks lab lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 
 soak: .venv/installed  ## the tests on real ranks: launchers, killed and hanging ranks
 	$(VENV_PYTHON) -m pytest -m soak tests/
+
+evaluate: .venv/installed  ## how often prompts of scenes never trained on come true (half an hour)
+	$(VENV_PYTHON) launch/evaluate_mini.py --out assets/benchmarks/evaluate_mini.json
 
 check: .venv/installed  ## can this machine run the workshop? one line per requirement
 	@$(VENV_PYTHON) -m kandinsky_mini.lab.check

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.font_manager import findfont
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
@@ -61,25 +62,25 @@ def mosaic(path: Path) -> None:
 
 
 def steps(path: Path) -> None:
-    """Two rows: the latent after a step, and the picture that the velocity then points to, both decoded."""
+    """Two rows: the latent after a step, and the clean picture that the model then expects, both decoded."""
     pipe = get_T2V_pipeline("cpu")
     shape = (1, pipe.config.sampling.height // 8, pipe.config.sampling.width // 8, pipe.config.dit.in_visual_dim)
     latents = {0: draw_noise(shape, seed=1)}
-    pipe(PROMPTS[0], time_length=0, seed=1, callback=latents.__setitem__)
+    pipe("a cat in a red hat", time_length=0, seed=1, callback=latents.__setitem__)
     times = time_steps(pipe.config.sampling.num_steps, pipe.config.sampling.scheduler_scale)
 
-    def points_to(i: int) -> torch.Tensor:
+    def expected(i: int) -> torch.Tensor:
         return latents[i] - times[i] * (latents[i + 1] - latents[i]) / (times[i + 1] - times[i])
 
     shown = (0, 3, 6, 10, 15, 20, 24)
-    figure, axes = plt.subplots(2, len(shown), figsize=(14, 3.4), layout="constrained")
+    figure, axes = plt.subplots(2, len(shown), figsize=(14, 3.0), layout="constrained")
     for column, i in enumerate(shown):
-        for row, latent in enumerate((latents[i], points_to(i))):
+        for row, latent in enumerate((latents[i], expected(i))):
             axes[row, column].imshow(pipe.decode(latent)[0, :, 0].permute(1, 2, 0))
             axes[row, column].set(xticks=[], yticks=[])
         axes[0, column].set_title(f"after step {i}" if i else "noise")
     axes[0, 0].set_ylabel("latent")
-    axes[1, 0].set_ylabel("points to")
+    axes[1, 0].set_ylabel("expected")
     figure.savefig(path, dpi=110)
 
 
@@ -104,10 +105,12 @@ def curves(path: Path) -> None:
     with_mean(dit, *series("dit", "loss"))
     dit.set(title="CrossDiT: flow-matching loss of single batches", xlabel="steps", ylim=(0, 0.6))
     x, shares = series("dit", "came_true")
-    for name, marker in zip(shares[0], "os^vD", strict=True):
-        true.plot(x, [100 * share[name] for share in shares], marker + "-", label=name, alpha=0.7)
+    for i, name in enumerate(shares[0]):  # side by side, since most are equal
+        true.plot([step + 300 * i for step in x], [100 * share[name] for share in shares], "o-", label=name)
     true.set(title="held-out prompts that came true (%)", xlabel="steps", ylim=(80, 101))
     true.legend()
+    for axis in (vae, dit, true):
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     figure.savefig(path, dpi=110)
 
 

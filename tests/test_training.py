@@ -5,11 +5,13 @@ from pathlib import Path
 
 import evaluate_mini
 import pytest
+import torch
 import train_mini
 import yaml
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS
+from kandinsky_mini.world.gradients import Gradients
 from kandinsky_mini.world.scenes import is_held_out
 
 SMALL = {
@@ -73,9 +75,13 @@ def evaluate(trained: dict, out: Path, *options: str) -> None:
 
 def test_evaluation_writes_the_shares_of_prompts_that_came_true(trained, tmp_path, capsys):
     evaluate(trained, tmp_path / "shares.json", "--scorer-bar", "0")
-    shares = json.loads((tmp_path / "shares.json").read_text())["shares"]
+    record = json.loads((tmp_path / "shares.json").read_text())
+    shares = record["shares"]
     assert set(shares) == {"rendered", "generated", "generated, en", "generated, ru", "shuffled prompts"}
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(shares)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["", *shares, "bar"]
+    for name in ("animal", "colour", "motion", "background"):
+        wrong = sum(name in prompt["wrong"] for prompt in record["prompts"])
+        assert shares["generated"][name] == pytest.approx(1 - wrong / 4)
 
 
 def test_a_scorer_that_fails_on_rendered_videos_is_not_believed(trained, tmp_path):
@@ -88,3 +94,16 @@ def test_evaluation_asks_for_what_training_never_showed():
     scenes, prompts = evaluate_mini.draw_prompts(20, seed=3)
     assert all(is_held_out(scene) for scene in scenes)
     assert [any("а" <= letter <= "я" for letter in prompt) for prompt in prompts] == [False, True] * 10
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 0.1])
+def test_gradients_are_those_of_autograd_cut_to_the_norm(max_norm):
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.GELU(), torch.nn.Linear(4, 3))
+    gradients = Gradients(lambda x: {"loss": model(x).square().sum()}, model.parameters(), max_norm)
+    gradients(torch.randn(7, 5))  # what an earlier batch left must not count
+    x = torch.randn(7, 5)
+    gradients(x)
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    norm = torch.cat([grad.flatten() for grad in expected]).norm()
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad * min(1.0, max_norm / norm))

@@ -75,14 +75,14 @@ def train_scorer(videos: torch.Tensor, scenes: list[Scene], steps: int, batch: i
 
 
 @torch.no_grad()
-def score(scorer: Scorer, videos: torch.Tensor, scenes: list[Scene], batch: int = 16) -> dict[str, float]:
-    """Shares of the videos (0 to 1) in which each attribute, and all of them at once, came true."""
+def judge(scorer: Scorer, videos: torch.Tensor, scenes: list[Scene], batch: int = 16) -> dict[str, torch.Tensor]:
+    """Whether each attribute of each uint8 video (N, 3, frames, H, W) came true, and "all": {name: (N,) bool}."""
     answers = targets(scenes, videos.device)
-    right = {name: [] for name in ATTRIBUTES}
-    for start in range(0, len(videos), batch):
-        logits = scorer(videos[start : start + batch])
-        for name in ATTRIBUTES:
-            right[name].append(logits[name].argmax(-1) == answers[name][start : start + batch])
-    right = {name: torch.cat(parts) for name, parts in right.items()}
-    shares = {name: value.float().mean().item() for name, value in right.items()}
-    return shares | {"all": torch.stack(list(right.values())).all(0).float().mean().item()}
+    logits = [scorer(part) for part in videos.split(batch)]
+    right = {name: torch.cat([part[name] for part in logits]).argmax(-1) == answers[name] for name in ATTRIBUTES}
+    return right | {"all": torch.stack(list(right.values())).all(0)}
+
+
+def score(scorer: Scorer, videos: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Shares of the videos (0 to 1) in which each attribute, and all of them at once, came true."""
+    return {name: right.float().mean().item() for name, right in judge(scorer, videos, scenes).items()}
