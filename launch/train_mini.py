@@ -26,9 +26,10 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kandinsky_mini.config import Config, load_config  # noqa: E402
+from kandinsky_mini.config import ROOT, Config, load_config  # noqa: E402
 from kandinsky_mini.distributed import join_group, leave, local_device, rank, world_size  # noqa: E402
-from kandinsky_mini.models.checkpoint import save_checkpoint  # noqa: E402
+from kandinsky_mini.models.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from kandinsky_mini.models.text_embedders import load_text_embedder  # noqa: E402
 from kandinsky_mini.models.vae import load_vae  # noqa: E402
 from kandinsky_mini.world import dataset, scratch, train_dit, train_vae  # noqa: E402
 from kandinsky_mini.world.budget import Budget  # noqa: E402
@@ -86,7 +87,10 @@ def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["vae"], device)
     torch.manual_seed(SEEDS["vae"])
-    vae = scratch.new_vae(config.dit.in_visual_dim).to(device)
+    vae = scratch.new_vae(config.dit.in_visual_dim)
+    if args.refine:
+        vae = load_vae(ROOT / config.weights.vae, config.vae.tiling, torch.float32)
+    vae.to(device)
     state = run.load("vae", device)
     if state:
         vae.load_state_dict(state["model"])
@@ -135,7 +139,13 @@ def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torc
 
 def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
     torch.manual_seed(SEEDS["dit"])
-    model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config)).to(device)
+    model = train_dit.TextToLatent(scratch.new_dit(config), scratch.new_text_embedder(config))
+    if args.refine:
+        weights = config.weights
+        load_checkpoint(model.dit, ROOT / weights.dit)
+        encoders = (ROOT / weights.text_encoder, ROOT / weights.text_encoder2)
+        model.embedder = load_text_embedder(*encoders, config.text, torch.float32)
+    model.train().to(device)
     average = train_dit.averaged(model)
     state = run.load("dit", device)
     if state:
@@ -206,6 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shrink", type=int, default=1, help="divide batches and evaluations, for a trial on a CPU")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the training stage by then")
     parser.add_argument("--wait", action="store_true", help="dit: prepare at once, then wait for the stage latents")
+    parser.add_argument("--refine", action="store_true", help="vae, dit: start from the configuration's weights")
     parser.add_argument("--out", default="assets/weights/mini", help="where export writes")
     args = parser.parse_args(argv)
     if args.steps is None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import train_mini
 import yaml
+from safetensors.torch import load_file
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS
@@ -42,7 +43,7 @@ def trained(tmp_path_factory) -> dict:
     run("dit", "--steps", "3")  # as after an interruption
     run("export", "--out", str(folder / "weights"))
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    return {"config": config_path, "log": log, "scorer": folder / "weights" / "scorer.safetensors"}
+    return {"folder": folder, "run": run, "config": config_path, "log": log}
 
 
 def records(log: list[dict], stage: str, key: str) -> list:
@@ -68,8 +69,24 @@ def test_the_pipeline_runs_on_the_exported_weights(trained):
     assert pipe("a cat in a red hat", time_length=0, seed=1, progress=False).shape == (1, 3, 1, 32, 48)
 
 
+def test_refining_starts_from_the_exported_weights(trained):
+    """After one tiny step what is exported is still nearly what was refined."""
+    folder, refined = trained["folder"], ("--folder", str(trained["folder"] / "refined"), "--refine")
+    for name in ("scorer.safetensors", "latents-0-of-1.pt", "vae"):
+        (folder / "refined").mkdir(exist_ok=True)
+        (folder / "refined" / name).symlink_to(folder / "run" / name)
+    trained["run"]("dit", *refined, "--steps", "1", "--minutes", "1e-9")
+    trained["run"]("export", *refined, "--out", str(folder / "again"))
+    for path in (folder / "weights").rglob("*.safetensors"):
+        if path.parent.name in ("dit", "text_encoder", "text_encoder2"):
+            again = load_file(folder / "again" / path.relative_to(folder / "weights"))
+            for key, value in load_file(path).items():
+                torch.testing.assert_close(again[key].float(), value.float(), rtol=1e-2, atol=1e-3, msg=key)
+
+
 def evaluate(trained: dict, out: Path, *options: str) -> None:
-    arguments = ["--config", str(trained["config"]), "--scorer", str(trained["scorer"]), "--device", "cpu"]
+    scorer = trained["folder"] / "weights" / "scorer.safetensors"
+    arguments = ["--config", str(trained["config"]), "--scorer", str(scorer), "--device", "cpu"]
     evaluate_mini.main([*arguments, "--count", "4", "--out", str(out), *options])
 
 
