@@ -38,8 +38,7 @@ check: .venv/installed  ## can this machine run the workshop? one line per requi
 	@$(VENV_PYTHON) -m kandinsky_mini.lab.check
 
 notebooks: .venv/installed  ## run every notebook and store its outputs
-	$(VENV_PYTHON) -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
-		notebooks/*.ipynb
+	$(VENV_PYTHON) .ci/notebooks.py notebooks/*.ipynb
 
 lab: .venv/installed  ## open the first lesson in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb

@@ -1,0 +1,38 @@
+"""Run notebooks and store their outputs: python .ci/notebooks.py notebooks/*.ipynb (make notebooks).
+
+A progress bar is stored as the line of text that it ended as: pages that do not run widgets show that, not "0%".
+"""
+
+import html
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+
+
+def last_line(models: dict, model_id: str) -> str | None:
+    """What a tqdm bar says at its end, "sampling: 100% 25/25 [00:10<00:00, 2.4it/s]"; None for any other widget."""
+    children = [models[name.removeprefix("IPY_MODEL_")] for name in models[model_id]["state"].get("children", [])]
+    if [child["model_name"] for child in children] != ["HTMLModel", "FloatProgressModel", "HTMLModel"]:
+        return None
+    line = children[0]["state"]["value"] + children[2]["state"]["value"]
+    return html.unescape(line).replace("\u2007", " ")  # tqdm pads with a space as wide as a figure
+
+
+def run(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=120, record_timing=False, resources=resources).execute()
+    models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if VIEW in output.get("data", {}) and (line := last_line(models, output.data[VIEW]["model_id"])):
+            output.data = {"text/plain": line}
+    nbformat.write(notebook, path)
+
+
+for argument in sys.argv[1:]:
+    print(argument, flush=True)
+    run(Path(argument))
