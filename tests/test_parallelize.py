@@ -1,11 +1,6 @@
-"""The plans are exact, and cost what their comments say. Simulated ranks here; real processes at the end."""
+"""The plans are exact, and cost what their comments say. Simulated ranks here; real ones in test_on_ranks.py."""
 
 import copy
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -195,44 +190,3 @@ def test_an_unknown_plan_is_refused():
         pytest.raises(ValueError, match="unknown plan 'best': choose one of talk, minimal"),
     ):
         parallelize_dit(random_model(), mesh, "best")
-
-
-REAL_RANKS = """
-import datetime, os, sys
-import torch, torch.distributed as dist
-sys.path.insert(0, os.environ["TESTS"])
-from torch.distributed.device_mesh import init_device_mesh
-from kandinsky_mini.distributed import leave
-from test_parallelize import BAR, parallelize_dit, random_inputs, random_model
-
-torch.set_num_threads(1)
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor_parallel",))
-torch.manual_seed(int(os.environ["SEED"]))
-model = random_model()
-inputs = random_inputs(model)
-with torch.no_grad():
-    reference = model(*inputs)
-    out = parallelize_dit(model, mesh["tensor_parallel"])(*inputs)
-    difference = ((out - reference).abs().max() / reference.abs().max()).item()
-print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {difference:.1e}", flush=True)
-assert difference < BAR
-leave()
-"""
-
-
-@pytest.mark.soak  # see tests/test_faults.py
-def test_two_real_processes_get_what_one_gives(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(REAL_RANKS)
-    environment = {"TESTS": str(Path(__file__).parent), "SEED": str(torch.seed() % 2**31), "OMP_NUM_THREADS": "1"}
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
-        env={"GLOO_SOCKET_IFNAME": loopback} | os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(re.findall(r"rank (\d) of 2", done.stdout)) == ["0", "1"]

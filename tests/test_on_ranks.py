@@ -1,0 +1,71 @@
+"""Real processes under torchrun give what one process gives; one launch for each number of ranks measures it all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.models.parallelize import VARIANTS
+
+SCRIPT = Path(__file__).parent / "on_ranks.py"
+MODULE_BAR, MODEL_BAR = 1e-5, 1e-4  # of the largest value, in float32
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def measured(request, tmp_path_factory) -> dict:
+    """What tests/on_ranks.py measured on so many ranks, with fresh random weights and inputs, and the video."""
+    out = tmp_path_factory.mktemp("ranks") / "measured.json"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), str(torch.seed() % 2**31), str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()) | torch.load(out.with_suffix(".pt"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_module_gives_what_the_unsharded_one_gives(measured, variant):
+    differences = measured["parity"][variant]
+    assert len(differences) == 8
+    whole = differences.pop("")
+    assert max(differences.values()) < MODULE_BAR, differences
+    assert whole < MODEL_BAR
+
+
+def test_the_trained_model_gives_what_the_unsharded_one_gives(measured):
+    assert measured["mini"] < MODEL_BAR
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_ledger_counts_what_the_formula_predicts(measured, variant):
+    assert measured["ledger"][variant]["right"], "\n" + measured["ledger"][variant]["table"]
+
+
+@pytest.fixture(scope="module")
+def alone(measured) -> torch.Tensor:
+    """The video that one process makes from the same seed."""
+    pipe = get_T2V_pipeline("cpu")
+    return pipe("a cat in a red hat", time_length=1, num_steps=4, seed=measured["seed"], progress=False)
+
+
+def test_the_video_is_that_of_one_process(measured, alone):
+    assert alone.float().std() > 10  # there is something to compare
+    assert (alone.int() - measured["video"].int()).abs().max() <= 1
+
+
+def test_noise_of_its_own_on_each_rank_is_noticed(measured, alone):
+    assert (alone.int() - measured["spoilt"].int()).abs().max() > 1
+
+
+def test_a_seed_left_open_is_the_same_on_all_ranks(measured):
+    assert len(measured["seeds"]) == measured["ranks"]
+    assert len(set(measured["seeds"])) == 1
