@@ -1,4 +1,4 @@
-"""Runs on every rank of a launcher and writes what it measured to the JSON file that is its argument.
+"""Runs on every rank of a launcher: on_ranks.py SEED SECONDS STEPS OUT.json, of a video and where to write.
 
 tests/test_on_ranks.py starts it, once for each number of ranks, and judges.
 """
@@ -97,7 +97,7 @@ def with_noise_of_its_own(pipe: Kandinsky5T2VPipeline, seed: int) -> torch.Tenso
 
 
 @torch.no_grad()
-def main(seed: int, out: Path) -> None:
+def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)  # the same weights and inputs on every rank
     pipe = get_T2V_pipeline("cpu")
@@ -108,7 +108,7 @@ def main(seed: int, out: Path) -> None:
         measured["parity"][variant] = parity(model, inputs, variant)
         measured["ledger"][variant] = ledger(model, inputs, variant)
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))
-    video = pipe("a cat in a red hat", time_length=1, num_steps=4, seed=seed, progress=False)
+    video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
     measured["seeds"] = drawn_seeds(pipe)
     spoilt = with_noise_of_its_own(pipe, seed)
     if rank() == 0:
@@ -118,4 +118,4 @@ def main(seed: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]))

@@ -16,20 +16,30 @@ SCRIPT = Path(__file__).parent / "on_ranks.py"
 MODULE_BAR, MODEL_BAR = 1e-5, 1e-4  # of the largest value, in float32
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def measured(request, tmp_path_factory) -> dict:
-    """What tests/on_ranks.py measured on so many ranks, with fresh random weights and inputs, and the video."""
-    out = tmp_path_factory.mktemp("ranks") / "measured.json"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
+def measure(ranks: int, seconds: int, steps: int, folder: Path) -> dict:
+    """What tests/on_ranks.py measures on so many ranks, with fresh random weights and inputs, and its videos."""
+    out, seed = folder / "measured.json", torch.seed() % 2**31
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    arguments = [str(value) for value in (SCRIPT, seed, seconds, steps, out)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(torch.seed() % 2**31), str(out)],
+        [sys.executable, *launcher, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()) | torch.load(out.with_suffix(".pt"))
+
+
+def video_of_one_process(seconds: int, steps: int, seed: int) -> torch.Tensor:
+    pipe = get_T2V_pipeline("cpu")
+    return pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def measured(request, tmp_path_factory) -> dict:
+    return measure(request.param, 1, 4, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -52,9 +62,7 @@ def test_the_ledger_counts_what_the_formula_predicts(measured, variant):
 
 @pytest.fixture(scope="module")
 def alone(measured) -> torch.Tensor:
-    """The video that one process makes from the same seed."""
-    pipe = get_T2V_pipeline("cpu")
-    return pipe("a cat in a red hat", time_length=1, num_steps=4, seed=measured["seed"], progress=False)
+    return video_of_one_process(1, 4, measured["seed"])
 
 
 def test_the_video_is_that_of_one_process(measured, alone):
@@ -69,3 +77,12 @@ def test_noise_of_its_own_on_each_rank_is_noticed(measured, alone):
 def test_a_seed_left_open_is_the_same_on_all_ranks(measured):
     assert len(measured["seeds"]) == measured["ranks"]
     assert len(set(measured["seeds"])) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_the_default_video_is_that_of_one_process(ranks, tmp_path):
+    measured = measure(ranks, 2, 25, tmp_path)
+    alone = video_of_one_process(2, 25, measured["seed"])
+    assert max(measured["parity"]["talk"].values()) < MODEL_BAR
+    assert (alone.int() - measured["video"].int()).abs().max() <= 1

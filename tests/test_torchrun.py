@@ -1,6 +1,8 @@
 """The launch script under torchrun: the same video on two real processes as on one, and errors said once."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,44 +13,92 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
-    "torchrun": ["-m", "torch.distributed.run", "--standalone"],
-    "the talk's launcher": ["-m", "torch.distributed.launch", "--standalone"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "the talk's launcher": ["-m", "torch.distributed.launch", "--standalone", "--nproc-per-node", "2"],
+    "no launcher": [],
 }
 
 
-def launch(ranks: int, *options: str, launcher: str = "torchrun") -> subprocess.CompletedProcess:
-    """launch/generate.py on so many ranks; on one without a launcher."""
-    with_ranks = [*LAUNCHERS[launcher], "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *with_ranks, str(ROOT / "launch" / "generate.py"), *options],
+def start(launcher: list[str], *options: str) -> subprocess.Popen:
+    """launch/generate.py under a launcher."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "launch" / "generate.py"), *options],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=150,
+        start_new_session=True,  # a group of its own, to end as a whole
     )
 
 
+def end(running: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    try:
+        out, err = running.communicate(timeout=150)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    return running.returncode, out, err
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# A picture, since png keeps every value; tests/test_on_ranks.py compares the model itself.
+PICTURE = ["--time-length", "0", "--num-steps", "4", "--seed", "7"]
+
+
 @pytest.mark.soak  # see tests/test_faults.py
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_ranks_make_the_picture_of_one(tiny_config, tmp_path, launcher):
-    # A picture, since png keeps every value; tests/test_parallelize.py compares the model itself.
-    options = ["--config", str(tiny_config), "--time-length", "0", "--num-steps", "4", "--seed", "7"]
-    pictures = []
-    for ranks in (1, 2):
-        path = tmp_path / f"{ranks}.png"
-        done = launch(ranks, *options, "--path", str(path), launcher=launcher)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("TIME ELAPSED") == done.stdout.count("saved to") == 1
-        pictures.append(iio.imread(path).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
-    assert np.ptp(pictures[0]) > 10  # there is something to compare
+def test_runs_side_by_side_make_the_picture_of_one_process(tiny_config, tmp_path):
+    options = ["--config", str(tiny_config), *PICTURE, "--path"]
+    running = {name: start(how, *options, str(tmp_path / f"{name}.png")) for name, how in LAUNCHERS.items()}
+    for status, out, err in [end(process) for process in running.values()]:
+        assert status == 0, err
+        assert out.count("TIME ELAPSED") == out.count("saved to") == 1
+    alone, *others = (iio.imread(tmp_path / f"{name}.png").astype(int) for name in reversed(LAUNCHERS))
+    assert np.ptp(alone) > 10  # there is something to compare
+    assert all(np.abs(alone - other).max() <= 1 for other in others)
+
+
+@pytest.mark.soak
+def test_two_agents_as_on_two_nodes(tiny_config, tmp_path):
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    running = [
+        start(
+            ["-m", "torch.distributed.run", *nodes, "--node-rank", str(node)],
+            *("--config", str(tiny_config), *PICTURE, "--path", str(tmp_path / f"{node}.png")),
+        )
+        for node in range(2)
+    ]
+    (status_0, out_0, err_0), (status_1, out_1, err_1) = [end(process) for process in running]
+    assert status_0 == status_1 == 0, err_0 + err_1
+    assert "saved to" in out_0 and "saved to" not in out_1
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]  # only rank 0 saves
+
+
+@pytest.mark.soak
+def test_a_port_in_use_is_an_error_that_names_it(tiny_config, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+        options = ["--config", str(tiny_config), *PICTURE, "--path", str(tmp_path / "a.png")]
+        status, _, err = end(start([*launcher, "--master-port", port], *options))
+    assert status != 0
+    assert f"port: {port}" in err and "EADDRINUSE" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.soak
 def test_ranks_that_do_not_divide_are_refused_by_name_and_once(tiny_config, tmp_path):
-    done = launch(3, "--config", str(tiny_config), "--path", str(tmp_path / "a.mp4"))
-    assert done.returncode != 0
-    assert done.stderr.count("error: tensor parallelism over 3 ranks: 2 heads do not divide by 3") == 1
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    status, _, err = end(start(launcher, "--config", str(tiny_config), "--path", str(tmp_path / "a.mp4")))
+    assert status != 0
+    assert err.count("error: tensor parallelism over 3 ranks: 2 heads do not divide by 3") == 1
     assert list(tmp_path.iterdir()) == []
 
 
