@@ -111,6 +111,8 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
     measured["seeds"] = drawn_seeds(pipe)
     spoilt = with_noise_of_its_own(pipe, seed)
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]  # Linux
+    measured["gloo_workers"] = names.count("pt_gloo_runloop")
     if rank() == 0:
         torch.save({"video": video, "spoilt": spoilt}, out.with_suffix(".pt"))
         out.write_text(json.dumps(measured))

@@ -23,7 +23,7 @@ def start(launcher: list[str], *options: str) -> subprocess.Popen:
     """launch/generate.py under a launcher."""
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "launch" / "generate.py"), *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
