@@ -2,6 +2,7 @@
 
 python launch/draw_mini.py mosaic   # 12 generated videos side by side, assets/mosaic.gif (about 4 minutes)
 python launch/draw_mini.py steps    # from noise to video, assets/steps.png
+python launch/draw_mini.py limits   # other lengths, guidance and steps than the default, assets/limits.png (3 minutes)
 python launch/draw_mini.py curves   # the training, from assets/weights/mini/training.jsonl, assets/training.png
 """
 
@@ -84,6 +85,26 @@ def steps(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def limits(path: Path) -> None:
+    """The middle frame of one prompt's video when one setting is not the default."""
+    pipe = get_T2V_pipeline("cpu")
+    prompt = "a dog in a blue hat dances on a meadow"
+    rows = {
+        "time_length": (0, 1, 2, 4),
+        "guidance_weight": (1.0, 2.0, 3.0, 5.0, 7.0),
+        "num_steps": (10, 15, 25, 35, 50),
+    }
+    figure, axes = plt.subplots(3, 5, figsize=(14, 6.6), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    settings = [(row, column, name, value) for row, name in enumerate(rows) for column, value in enumerate(rows[name])]
+    for row, column, name, value in tqdm(settings, desc="videos"):
+        video = pipe(prompt, seed=3, progress=False, **{name: value})
+        axes[row, column].imshow(video[0, :, video.shape[2] // 2].permute(1, 2, 0))
+        axes[row, column].set_title(f"{name}={value:g}")
+    figure.savefig(path, dpi=80)
+
+
 def with_mean(axis: plt.Axes, x: list, y: list, width: int = 20) -> None:
     axis.plot(x, y, linewidth=0.6, alpha=0.4)
     axis.plot(x[width - 1 :], np.convolve(y, np.ones(width) / width, "valid"), "C0", label=f"mean of {width}")
@@ -114,7 +135,12 @@ def curves(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-DRAW = {"mosaic": (mosaic, "mosaic.gif"), "steps": (steps, "steps.png"), "curves": (curves, "training.png")}
+DRAW = {
+    "mosaic": (mosaic, "mosaic.gif"),
+    "steps": (steps, "steps.png"),
+    "limits": (limits, "limits.png"),
+    "curves": (curves, "training.png"),
+}
 
 
 def main() -> None:
