@@ -24,8 +24,8 @@ def gloo_of_one_worker(store: dist.Store, rank: int, size: int, timeout: timedel
     """gloo, with one worker thread instead of two.
 
     Two workers of torch 2.13 that end at the same time both replace the name of the work last done
-    (ProcessGroupGloo::runLoop), without a lock. That damages the heap, and a rank crashes: 2 of about 200 short runs
-    did, one of which left a core dump that shows it.
+    (ProcessGroupGloo::runLoop), without a lock. That damages the heap, and a rank crashes: seen twice in about 200
+    short runs, once with a core dump that shows it.
     """
     options = dist.ProcessGroupGloo._Options()
     names = os.environ.get("GLOO_SOCKET_IFNAME")

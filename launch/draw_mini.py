@@ -1,8 +1,8 @@
 """The pictures of the small model, each drawn by one command:
 
-python launch/draw_mini.py mosaic   # 12 generated videos side by side, assets/mosaic.gif (about 4 minutes)
+python launch/draw_mini.py mosaic   # 12 generated videos side by side, assets/mosaic.gif (a few minutes)
 python launch/draw_mini.py steps    # from noise to video, assets/steps.png
-python launch/draw_mini.py limits   # other lengths, guidance and steps than the default, assets/limits.png (3 minutes)
+python launch/draw_mini.py limits   # other lengths, guidance and steps, assets/limits.png (a few minutes)
 python launch/draw_mini.py curves   # the training, from assets/weights/mini/training.jsonl, assets/training.png
 """
 

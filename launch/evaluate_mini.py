@@ -9,7 +9,6 @@ held-out scenes, and its answers for shuffled prompts show what chance gives.
 
 import argparse
 import json
-import platform
 import random
 import sys
 from datetime import date
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out:
         record = {
             "date": date.today().isoformat(),
-            "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
+            "device": torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else args.device,
             "torch": torch.__version__,
             "count": args.count,
             "seed": args.seed,

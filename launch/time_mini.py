@@ -76,10 +76,8 @@ def main() -> None:
         "seconds": {},
     }
     for threads in sorted({1, cores}):
-        record["seconds"][f"{threads} threads"] = [generate_seconds(threads) for _ in range(args.repeats)]
-        print(
-            f"{threads} threads:", " ".join(f"{s:.1f} s" for s in record["seconds"][f"{threads} threads"]), flush=True
-        )
+        seconds = record["seconds"][f"{threads} threads"] = [generate_seconds(threads) for _ in range(args.repeats)]
+        print(f"{threads} threads:", " ".join(f"{s:.1f} s" for s in seconds), flush=True)
     record["parallel_capacity"].append(parallel_capacity(cores))
     print(f"parallel capacity before and after: {record['parallel_capacity']}, of {cores} cores")
     if args.out:

@@ -87,17 +87,17 @@ def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["vae"], device)
     torch.manual_seed(SEEDS["vae"])
-    vae = scratch.new_vae(config.dit.in_visual_dim)
     if args.refine:
-        vae = load_vae(ROOT / config.weights.vae, config.vae.tiling, torch.float32)
-    vae.to(device)
+        vae = load_vae(ROOT / config.weights.vae, config.vae.tiling, torch.float32).to(device)
+    else:
+        vae = scratch.new_vae(config.dit.in_visual_dim).to(device)
     state = run.load("vae", device)
     if state:
         vae.load_state_dict(state["model"])
     budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
     clips = per_rank(train_vae.CLIPS, args)
     optimizer_state = state and state["optimizer"]
-    for step, optimizer, parts in train_vae.train_vae(vae, videos, budget, optimizer_state, clips):
+    for step, optimizer, parts in train_vae.train_vae(vae, videos, budget, optimizer_state, clips, refine=args.refine):
         if step % 100 == 0 or budget.spent:
             run.log("vae", {"step": step} | {name: value.item() for name, value in parts.items()})
         run.save("vae", budget, model=vae, optimizer=optimizer)
@@ -156,7 +156,7 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     size = (*(side // 8 for side in picture_size(config)), config.dit.in_visual_dim)
     lengths = per_rank(train_dit.LENGTHS, args)
     gradients = train_dit.prepare(model, captions, lengths, size)
-    run.log("dit", {"prepared": len(lengths)})
+    run.log("dit", {"recorded_shapes": len(gradients.recorded)})
 
     while args.wait and not latents_path(run).exists():
         time.sleep(1.0)
@@ -171,7 +171,7 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
 
     budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
     for step, optimizer, parts in train_dit.train_dit(
-        model, gradients, average, latents, captions, budget, state and state["optimizer"], lengths
+        model, gradients, average, latents, captions, budget, state and state["optimizer"], lengths, refine=args.refine
     ):
         if step % 100 == 0 or budget.spent:
             run.log("dit", {"step": step} | {name: value.item() for name, value in parts.items()})

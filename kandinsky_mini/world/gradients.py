@@ -1,7 +1,7 @@
 """Gradients at the GPU's speed, not at that of the Python that launches its kernels, on one GPU or several.
 
-A training step of a model this small is thousands of short kernels, which take longer to launch than to run. So a GPU
-records forward and backward once for each shape of the inputs, as a CUDA graph, and replays them.
+A training step of a model this small is thousands of short kernels, and Python may launch them more slowly than the GPU
+runs them. So a GPU records forward and backward once for each shape of the inputs, as a CUDA graph, and replays them.
 """
 
 from collections.abc import Callable, Iterable

@@ -105,14 +105,14 @@ def poses(scenes: Sequence[Scene], chance: Tensor, frames: int, width: float, de
     start = width / 2 - facing * (width / 2 - REACH - 8 * position)
     x = torch.where(walking > 0, start + facing * travelled, width * (0.35 + 0.3 * position))
 
-    lift, stretch = hop(seconds * (1.4 + 0.3 * pace) + phase)
-    sway = (2 * math.pi * (seconds * (1.4 + 0.2 * pace) + phase)).sin()
+    lift, stretch = hop(seconds * (0.9 + 0.2 * pace) + phase)
+    sway = (2 * math.pi * (seconds * (0.9 + 0.15 * pace) + phase)).sin()
     tracks = Pose(
         x=x,
-        lift=jumping * 22 * lift + walking * (2 * stride).cos().clamp(min=0) * 1.5,
+        lift=jumping * 20 * lift + walking * (2 * stride).cos().clamp(min=0) * 1.5,
         size=0.92 + 0.16 * bulk,
         facing=facing,
-        tilt=dancing * math.radians(14) * sway,
+        tilt=dancing * math.radians(13) * sway,
         stretch=1 + jumping * (stretch - 1),
         swing=walking * STRIDE / 4 * stride.sin(),
         rise=walking * 4 * stride.cos(),

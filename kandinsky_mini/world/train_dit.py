@@ -62,7 +62,7 @@ def prepare(
 ) -> Gradients:
     """What gives the model's gradients; on a GPU, every shape that can occur is compiled and recorded now, on noise.
 
-    size is (H, W, C) of a latent. It takes about two minutes, and needs no data yet.
+    size is (H, W, C) of a latent. It takes a minute or two, and needs no data yet.
     """
     gradients = Gradients(functools.partial(flow_loss, model), model.parameters())
     if gradients.device.type == "cuda":
@@ -86,10 +86,12 @@ def train_dit(
     lengths: tuple[tuple[int, int], ...] = LENGTHS,
     lr: float = 1e-3,
     seed: int = 0,
+    refine: bool = False,
 ) -> Iterator[tuple[int, torch.optim.Optimizer, dict[str, torch.Tensor]]]:
     """Train on latents {T: (N, T, H, W, C)}; sample i shows scene i modulo the number of scenes.
 
     Yields after each step its number, the optimizer and the parts of the loss; average follows the model.
+    A model to refine knows its words and looks already: it is not shown mostly images at first.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     if optimizer_state is not None:
@@ -97,7 +99,8 @@ def train_dit(
     torch.manual_seed((seed + budget.step) * 64 + rank())
     while not budget.spent:
         common, own = step_generators(seed, budget.step)
-        frames, batch = lengths[torch.multinomial(length_weights(budget.progress), 1, generator=common).item()]
+        weights = length_weights(1.0 if refine else budget.progress)
+        frames, batch = lengths[torch.multinomial(weights, 1, generator=common).item()]
         scenes, ids, ids2 = captions.draw(batch, common, own)
         if torch.rand((), generator=common) < EMPTY_CAPTIONS:
             ids, ids2 = (x.expand(batch, -1) for x in captions.empty)

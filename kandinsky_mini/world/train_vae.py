@@ -44,10 +44,12 @@ def train_vae(
     clips: tuple = CLIPS,
     lr: float = 4e-4,
     seed: int = 0,
+    refine: bool = False,
 ) -> Iterator[tuple[int, torch.optim.Optimizer, dict[str, torch.Tensor]]]:
     """Train on uint8 videos (N, 3, frames, H, W), which stay on their device.
 
-    Yields after each step its number, the optimizer and the parts of the loss.
+    Yields after each step its number, the optimizer and the parts of the loss. A VAE to refine is not shown mostly
+    single pictures at first.
     """
     vae.train()
     torch.manual_seed((seed + budget.step) * 64 + rank())
@@ -57,7 +59,8 @@ def train_vae(
         optimizer.load_state_dict(optimizer_state)
     while not budget.spent:
         common, own = step_generators(seed, budget.step)
-        frames, batch = clips[torch.multinomial(clip_weights(budget.progress), 1, generator=common).item()]
+        weights = clip_weights(1.0 if refine else budget.progress)
+        frames, batch = clips[torch.multinomial(weights, 1, generator=common).item()]
         parts = gradients(draw_clips(videos, frames, batch, own))
         set_lr(optimizer, lr * budget.lr_factor)
         optimizer.step()
