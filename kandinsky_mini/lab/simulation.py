@@ -4,13 +4,17 @@ PyTorch's LocalTensorMode is private (torch.distributed._local_tensor, since 2.1
 Build the model and its inputs outside of the block: they are the same on all ranks then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed._local_tensor import LocalTensor, LocalTensorMode
+from torch.distributed._local_tensor import LocalTensor, LocalTensorMode, rank_map
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.utils import _pytree as pytree
+
+from .local import local_value
 
 
 @contextmanager
@@ -26,7 +30,47 @@ def simulated_ranks(count: int, name: str = "tensor_parallel") -> Iterator[Devic
 
 def per_rank(value: torch.Tensor) -> list[torch.Tensor]:
     """What each simulated rank holds of a tensor that was made on them."""
-    value = value.wait() if hasattr(value, "wait") else value  # a collective may still be under way
+    value = local_value(value)
     if not isinstance(value, LocalTensor):
         raise TypeError(f"not a tensor of simulated ranks, but {type(value).__name__}")
     return list(value._local_tensors.values())
+
+
+def own_tensor(make: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """A tensor that differs between ranks, make(rank) on each; on simulated ranks and on real ones."""
+    return rank_map(make)
+
+
+class SimulatedRanks:
+    """See `lab.ranks`. A run is on a mesh of its own, and nothing is left after it."""
+
+    kind = "simulated"
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __repr__(self) -> str:
+        return f"{self.count} simulated ranks, in this process"
+
+    def run(self, function: Callable, *inputs: Any) -> list:
+        """function(mesh, *inputs) on every rank, without gradients: one output for each.
+
+        Tensors in the output are the rank's own, of a DTensor its shard; anything else is the same for all ranks.
+        """
+        with simulated_ranks(self.count) as mesh, torch.no_grad():
+            leaves, structure = pytree.tree_flatten(function(mesh, *inputs))
+            columns = [self._of_each(leaf) for leaf in leaves]
+        return [pytree.tree_unflatten(row, structure) for row in zip(*columns, strict=True)] or [None] * self.count
+
+    def _of_each(self, leaf: Any) -> list:
+        leaf = local_value(leaf)
+        return per_rank(leaf) if isinstance(leaf, LocalTensor) else [leaf] * self.count
+
+    def stop(self) -> None:
+        """Nothing runs between runs; real ranks must be stopped."""
+
+    def __enter__(self) -> "SimulatedRanks":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()

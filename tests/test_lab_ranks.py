@@ -1,0 +1,154 @@
+"""lab.ranks: one function body on simulated ranks and on real processes; faults are readable and leave nothing."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from test_parallelize import BAR, random_inputs, random_model
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+from kandinsky_mini import lab
+from kandinsky_mini.lab.ledger import Ledger, predict_tensor_parallel
+from kandinsky_mini.lab.processes import ProcessRanks
+from kandinsky_mini.lab.simulation import own_tensor, per_rank, simulated_ranks
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with ProcessRanks(2, wait_seconds=8) as ranks:
+        yield ranks
+
+
+@pytest.fixture(params=["simulated", "processes"])
+def two_ranks(request):
+    return lab.ranks(2) if request.param == "simulated" else request.getfixturevalue("processes")
+
+
+# Functions for the ranks are made inside of the tests, as in a notebook: other processes cannot import a test's module.
+
+
+def test_each_rank_gives_its_own_tensor_or_shard(two_ranks):
+    def placements(mesh, whole):
+        own = own_tensor(lambda rank: torch.full((2,), float(rank + 1)))
+        shard = DTensor.from_local(own, mesh, [Shard(0)])
+        total = DTensor.from_local(own, mesh, [Partial()]).redistribute(placements=[Replicate()])
+        return {"shard": shard, "total": total, "whole": whole, "ranks": mesh.size()}
+
+    outputs = two_ranks.run(placements, torch.arange(3))
+    assert [output["shard"].tolist() for output in outputs] == [[1, 1], [2, 2]]
+    assert [output["total"].tolist() for output in outputs] == [[3, 3], [3, 3]]
+    assert [output["whole"].tolist() for output in outputs] == [[0, 1, 2], [0, 1, 2]]
+    assert [output["ranks"] for output in outputs] == [2, 2]
+
+
+def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_formula_says(two_ranks):
+    def sharded(mesh, model, inputs):
+        from kandinsky_mini.models.parallelize import parallelize_dit
+
+        model = parallelize_dit(copy.deepcopy(model), mesh)
+        with Ledger(model, mesh.size()) as ledger:
+            return model(*inputs), ledger.entries
+
+    model = random_model()
+    inputs = random_inputs(model)
+    with torch.no_grad():
+        reference = model(*inputs)
+    predicted = predict_tensor_parallel(model, tokens=3 * 2 * 3, text_tokens=7, bytes_each=4)
+    for output, entries in two_ranks.run(sharded, model, inputs):
+        assert (output - reference).abs().max() < BAR * reference.abs().max()
+        assert Counter(entries) == Counter(predicted)
+
+
+def test_nothing_to_give_is_none_for_each(two_ranks):
+    assert two_ranks.run(lambda mesh: None) == [None, None]
+
+
+def test_real_ranks_are_other_processes_and_print_in_order(processes, capsys):
+    def who(mesh):
+        print("hello")
+        print("again")
+        return os.getpid(), mesh.get_local_rank(), torch.is_grad_enabled()
+
+    outputs = processes.run(who)
+    assert len({os.getpid(), *(pid for pid, _, _ in outputs)}) == 3
+    assert [rest for _, *rest in outputs] == [[0, False], [1, False]]
+    assert capsys.readouterr().out == "rank 0: hello\nrank 0: again\nrank 1: hello\nrank 1: again\n"
+
+
+def test_a_hang_names_who_waited_for_whom_and_the_ranks_can_be_used_again(processes):
+    def one_forgets(mesh):
+        if mesh.get_local_rank() == 0:
+            dist.all_reduce(torch.ones(1))
+
+    with pytest.raises(RuntimeError, match="a hang: rank 0 waited 8 s for rank 1\nrank 0: .*\nrank 1: returned"):
+        processes.run(one_forgets)
+    assert processes.run(lambda mesh: mesh.size()) == [2, 2]
+
+
+def test_an_error_names_its_rank_and_the_ranks_can_be_used_again(processes):
+    def fail(mesh):
+        if mesh.get_local_rank() == 1:
+            raise ValueError("18 columns do not divide by 4")
+
+    with pytest.raises(RuntimeError, match="^rank 0: returned\nrank 1: .*ValueError: 18 columns do not divide by 4$"):
+        processes.run(fail)
+    assert processes.run(lambda mesh: mesh.size()) == [2, 2]
+
+
+NOTEBOOK = """
+import os, signal
+from kandinsky_mini import lab
+if not {killed}: lab.ranks(2, kind="processes")
+again = lab.ranks(1, kind="processes")
+print(*again.run(lambda mesh: os.getpid()), again._watchdog.pid, again._watchdog.args[-1], flush=True)
+if {killed}: os.kill(os.getpid(), signal.SIGKILL)
+again.stop(); again.stop()
+try: again.run(print)
+except RuntimeError as error: assert "stopped" in str(error)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_nothing_is_left_of_ranks_started_twice(killed):
+    before = set(psutil.process_iter())
+    program = [sys.executable, "-c", NOTEBOOK.format(killed=killed)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
+    engine, watchdog, folder = done.stdout.split()
+    started = [p for p in set(psutil.process_iter(["cmdline"])) - before if "ipyparallel" in str(p.info["cmdline"])]
+    _, left = psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(watchdog)] + started, timeout=30)
+    assert left == []
+    assert not psutil.pid_exists(int(engine))
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("kind", ["simulated", "processes"])
+@pytest.mark.parametrize("count", [0, -1, 2.0, "2"])
+def test_a_number_of_ranks_that_makes_no_sense_is_refused(count, kind):
+    with pytest.raises(ValueError, match="the number of ranks must be a whole number from 1, not"):
+        lab.ranks(count, kind)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="unknown kind of ranks 'threads': choose simulated or processes"):
+        lab.ranks(2, kind="threads")
+
+
+def test_canary_of_the_private_mode_that_simulates_ranks():
+    """What the lessons need of PyTorch's LocalTensorMode. Fails here first when a new version changes it."""
+    with simulated_ranks(4) as mesh, torch.no_grad():
+        own = own_tensor(lambda rank: torch.full((2,), float(rank)))
+        assert [x.tolist() for x in per_rank(own)] == [[0, 0], [1, 1], [2, 2], [3, 3]]
+        assert [x.tolist() for x in per_rank(own + 1)] == [[1, 1], [2, 2], [3, 3], [4, 4]]
+        gathered = DTensor.from_local(own, mesh, [Shard(0)]).full_tensor()
+        assert all(x.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] for x in per_rank(gathered))
+        summed = DTensor.from_local(own, mesh, [Partial()]).full_tensor()
+        assert all(x.tolist() == [6, 6] for x in per_rank(summed))
+    assert not dist.is_initialized()
