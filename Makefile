@@ -28,7 +28,7 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 	$(VENV_PYTHON) -m pytest tests/
 	$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
 
-soak: .venv/installed  ## the tests on real ranks: launchers, default videos, 20 killed ranks (about 20 minutes)
+soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20 killed ranks (about 15 minutes)
 	$(VENV_PYTHON) -m pytest -m soak tests/
 
 evaluate: .venv/installed  ## how often prompts of scenes never trained on come true (half an hour)

@@ -112,12 +112,20 @@ def with_mean(axis: plt.Axes, x: list, y: list, width: int = 20) -> None:
 
 
 def curves(path: Path) -> None:
-    """Losses, and how often prompts of held-out scenes came true, against optimiser steps."""
+    """Losses, and how often prompts of held-out scenes came true; a dotted line begins a refinement."""
     log = [json.loads(line) for line in (ASSETS / "weights/mini/training.jsonl").read_text().splitlines()]
+    starts: dict[str, list[int]] = {}
+    for stage in ("vae", "dit"):  # a refinement counts its steps from 0: drawn behind the training before it
+        starts[stage], last = [0], 0
+        for row in (record for record in log if record["stage"] == stage and "step" in record):
+            if row["step"] < last:
+                starts[stage].append(starts[stage][-1] + last)
+            last = row["step"]
+            row["total"] = starts[stage][-1] + last
 
     def series(stage: str, key: str) -> tuple[list, list]:
-        rows = [record for record in log if record["stage"] == stage and "step" in record and key in record]
-        return [row["step"] for row in rows], [row[key] for row in rows]
+        rows = [record for record in log if record["stage"] == stage and "total" in record and key in record]
+        return [row["total"] for row in rows], [row[key] for row in rows]
 
     figure, (vae, dit, true) = plt.subplots(1, 3, figsize=(14, 3.6), layout="constrained")
     x, mse = series("vae", "mse")
@@ -130,7 +138,9 @@ def curves(path: Path) -> None:
         true.plot([step + 300 * i for step in x], [100 * share[name] for share in shares], "o-", label=name)
     true.set(title="held-out prompts that came true (%)", xlabel="steps", ylim=(80, 101))
     true.legend()
-    for axis in (vae, dit, true):
+    for axis, stage in ((vae, "vae"), (dit, "dit"), (true, "dit")):
+        for start in starts[stage][1:]:
+            axis.axvline(start, color="grey", linestyle=":")
         axis.xaxis.set_major_locator(MaxNLocator(5))
     figure.savefig(path, dpi=110)
 

@@ -65,7 +65,7 @@ def ledger(model: torch.nn.Module, inputs: tuple, variant: str) -> dict[str, obj
     with Ledger(sharded, world_size()) as counted:
         sharded(*inputs)
     right = Counter(counted.entries) == Counter(predicted)
-    return {"right": right, "table": compare(predicted, counted.entries)}
+    return {"right": right, "table": compare(predicted, counted.entries, world_size())}
 
 
 def whole_mini(sharded: torch.nn.Module, unsharded: torch.nn.Module) -> float:

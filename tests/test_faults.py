@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-# Ranks used to crash by themselves, seldom (see gloo_of_one_worker in kandinsky_mini/distributed.py). That is mended;
-# until many more runs have shown it, the tests on real ranks are run by `make soak` and not by `make test`.
-pytestmark = pytest.mark.soak
 ROOT = Path(__file__).parent.parent
 SECONDS_TO_END = 90
 MOMENTS = {"while loading": 0, "at the first steps": 1, "in the middle": 30}  # steps done by then
@@ -80,7 +77,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("steps", "victim"),
     [pytest.param(steps, 1, id=moment) for moment, steps in MOMENTS.items()]
-    + [pytest.param(steps, victim, id=f"rank {victim} after {steps} steps") for steps, victim in TWENTY],
+    + [pytest.param(*kill, id="after {} steps, rank {}".format(*kill), marks=pytest.mark.soak) for kill in TWENTY],
 )
 def test_a_killed_rank_ends_all_and_is_named(two_ranks, tmp_path, steps, victim):
     launcher, log = two_ranks

@@ -27,7 +27,7 @@ def test_every_collective_is_where_the_formula_has_it(ranks, variant):
     inputs = random_inputs(model)
     predicted = predict_tensor_parallel(model, tokens=3 * 2 * 3, text_tokens=7, bytes_each=4)
     counted = count(model, inputs, ranks, variant)
-    assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
+    assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted, ranks)
 
 
 def test_wire_bytes_of_a_block_are_those_of_the_ring():
@@ -40,11 +40,13 @@ def test_wire_bytes_of_a_block_are_those_of_the_ring():
 
 
 def test_the_table_shows_a_collective_that_nobody_predicted():
-    table = compare([Entry("a", "all_reduce", 2048)], [Entry("a", "all_reduce", 2048), Entry("b", "all_gather", 1024)])
+    predicted = [Entry("a", "all_reduce", 2048)]
+    table = compare(predicted, [*predicted, Entry("b", "all_gather", 1024)], ranks=4)
     assert table.splitlines() == [
-        "module  predicted             counted",
-        "a       1 all_reduce 2.0 KiB  1 all_reduce 2.0 KiB",
-        "b       -                     1 all_gather 1.0 KiB",
+        "module             predicted             counted",
+        "a                  1 all_reduce 2.0 KiB  1 all_reduce 2.0 KiB",
+        "b                  -                     1 all_gather 1.0 KiB",
+        "sent by each rank  3.0 KiB               3.8 KiB",
     ]
 
 

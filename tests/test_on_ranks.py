@@ -12,7 +12,7 @@ import torch
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.models.parallelize import VARIANTS
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]  # see tests/test_faults.py
+pytestmark = pytest.mark.timeout(600)
 SCRIPT = Path(__file__).parent / "on_ranks.py"
 MODULE_BAR, MODEL_BAR = 1e-5, 1e-4  # of the largest value, in float32
 
@@ -86,6 +86,7 @@ def test_gloo_has_one_worker(measured):
     assert measured["gloo_workers"] == 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_the_default_video_is_that_of_one_process(ranks, tmp_path):
     measured = measure(ranks, 2, 25, tmp_path)

@@ -51,7 +51,6 @@ def free_port() -> int:
 PICTURE = ["--time-length", "0", "--num-steps", "4", "--seed", "7"]
 
 
-@pytest.mark.soak  # see tests/test_faults.py
 def test_runs_side_by_side_make_the_picture_of_one_process(tiny_config, tmp_path):
     options = ["--config", str(tiny_config), *PICTURE, "--path"]
     running = {name: start(how, *options, str(tmp_path / f"{name}.png")) for name, how in LAUNCHERS.items()}
@@ -63,7 +62,6 @@ def test_runs_side_by_side_make_the_picture_of_one_process(tiny_config, tmp_path
     assert all(np.abs(alone - other).max() <= 1 for other in others)
 
 
-@pytest.mark.soak
 def test_two_agents_as_on_two_nodes(tiny_config, tmp_path):
     nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     running = [
@@ -79,7 +77,6 @@ def test_two_agents_as_on_two_nodes(tiny_config, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]  # only rank 0 saves
 
 
-@pytest.mark.soak
 def test_a_port_in_use_is_an_error_that_names_it(tiny_config, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -93,7 +90,6 @@ def test_a_port_in_use_is_an_error_that_names_it(tiny_config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.soak
 def test_ranks_that_do_not_divide_are_refused_by_name_and_once(tiny_config, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     status, _, err = end(start(launcher, "--config", str(tiny_config), "--path", str(tmp_path / "a.mp4")))

@@ -99,8 +99,8 @@ def predict_tensor_parallel(dit: DiffusionTransformer3D, tokens: int, text_token
     return [*entries, Entry("out_layer.out_layer", "all_gather", tokens * out_width * bytes_each)]
 
 
-def compare(predicted: list[Entry], counted: list[Entry]) -> str:
-    """A table with one line for each module: what was predicted, what was counted."""
+def compare(predicted: list[Entry], counted: list[Entry], ranks: int) -> str:
+    """A table: for each module its collectives with their payload; at the end, what each rank sends in all."""
 
     def by_module(entries: list[Entry]) -> dict[str, str]:
         texts: dict[str, list[str]] = {}
@@ -108,8 +108,11 @@ def compare(predicted: list[Entry], counted: list[Entry]) -> str:
             texts.setdefault(entry.module, []).append(f"{count} {entry.collective} {kib(entry.payload)}")
         return {module: ", ".join(parts) for module, parts in texts.items()}
 
-    left, right = by_module(predicted), by_module(counted)
-    modules = list(left | right)
+    def with_sum(entries: list[Entry]) -> dict[str, str]:
+        return by_module(entries) | {"sent by each rank": kib(sum(entry.wire(ranks) for entry in entries))}
+
+    left, right = with_sum(predicted), with_sum(counted)
+    modules = sorted(left | right, key="sent by each rank".__eq__)  # the sum last
     widths = [max(map(len, column)) for column in (["module", *modules], ["predicted", *left.values()])]
     lines = [f"{'module':{widths[0]}}  {'predicted':{widths[1]}}  counted"]
     for module in modules:
