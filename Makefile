@@ -26,7 +26,7 @@ demo: .venv/installed  ## generate "a cat in a red hat" into test.mp4
 test: .venv/installed  ## lint, unit tests, and every notebook compared with its stored outputs
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m pytest tests/
-	$(VENV_PYTHON) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
+	PYTHONPATH=.ci $(VENV_PYTHON) -m pytest -p nbval_strict --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
 
 soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20 killed ranks (about 15 minutes)
 	$(VENV_PYTHON) -m pytest -m soak tests/

@@ -27,9 +27,12 @@ def run(path: Path) -> None:
     resources = {"metadata": {"path": str(path.parent)}}
     NotebookClient(notebook, timeout=120, record_timing=False, resources=resources).execute()
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if VIEW in output.get("data", {}) and (line := last_line(models, output.data[VIEW]["model_id"])):
-            output.data = {"text/plain": line}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        for output in cell.outputs:
+            if VIEW in output.get("data", {}) and (line := last_line(models, output.data[VIEW]["model_id"])):
+                output.data = {"text/plain": line}
+        # Other widgets show nothing where no kernel runs; each has text or a figure beside it.
+        cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
     nbformat.write(notebook, path)
 
 

@@ -62,7 +62,7 @@ def ledger(model: torch.nn.Module, inputs: tuple, variant: str) -> dict[str, obj
     tokens, text_tokens = (model.visual_embeddings(inputs[0]).shape[-2], inputs[1].shape[-2])
     predicted = predict_tensor_parallel(model, tokens, text_tokens, bytes_each=4)
     sharded = parallelize_dit(copy.deepcopy(model), tensor_parallel_mesh("cpu"), variant)
-    with Ledger(sharded, world_size()) as counted:
+    with Ledger(world_size(), sharded) as counted:
         sharded(*inputs)
     right = Counter(counted.entries) == Counter(predicted)
     return {"right": right, "table": compare(predicted, counted.entries, world_size())}

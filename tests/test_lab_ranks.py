@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from kandinsky_mini import lab
 from kandinsky_mini.lab.ledger import Ledger, predict_tensor_parallel
-from kandinsky_mini.lab.processes import ProcessRanks
+from kandinsky_mini.lab.processes import ProcessRanks, describe
 from kandinsky_mini.lab.simulation import own_tensor, per_rank, simulated_ranks
 
 
@@ -53,7 +53,7 @@ def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_form
         from kandinsky_mini.models.parallelize import parallelize_dit
 
         model = parallelize_dit(copy.deepcopy(model), mesh)
-        with Ledger(model, mesh.size()) as ledger:
+        with Ledger(mesh.size(), model) as ledger:
             return model(*inputs), ledger.entries
 
     model = random_model()
@@ -90,6 +90,17 @@ def test_a_hang_names_who_waited_for_whom_and_the_ranks_can_be_used_again(proces
     with pytest.raises(RuntimeError, match="a hang: rank 0 waited 8 s for rank 1\nrank 0: .*\nrank 1: returned"):
         processes.run(one_forgets)
     assert processes.run(lambda mesh: mesh.size()) == [2, 2]
+
+
+def test_a_rank_that_lost_its_connection_in_a_hang_has_waited_as_well():
+    gave_up, cut_off = RuntimeError("[1:apply] E: [/a/b.cc:78] Timed out"), RuntimeError("Connection reset by peer")
+    lines = describe(4, {0: cut_off, 1: gave_up, 3: gave_up}, 15).splitlines()
+    assert lines[:3] == [
+        "a hang: ranks 0, 1 and 3 waited 15 s for rank 2",
+        f"rank 0: {cut_off}",
+        "rank 1: E: Timed out",
+    ]
+    assert describe(2, {0: gave_up, 1: gave_up}, 15).startswith("a hang: ranks 0 and 1 waited 15 s for one another\n")
 
 
 def test_an_error_names_its_rank_and_the_ranks_can_be_used_again(processes):

@@ -15,7 +15,7 @@ from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
 def count(model, inputs, ranks: int, variant: str = "talk") -> list[Entry]:
     with simulated_ranks(ranks) as mesh:
         parallelize_dit(model, mesh, variant)
-        with Ledger(model, ranks) as ledger:
+        with Ledger(ranks, model) as ledger:
             model(*inputs)
     return ledger.entries
 
@@ -43,10 +43,10 @@ def test_the_table_shows_a_collective_that_nobody_predicted():
     predicted = [Entry("a", "all_reduce", 2048)]
     table = compare(predicted, [*predicted, Entry("b", "all_gather", 1024)], ranks=4)
     assert table.splitlines() == [
-        "module             predicted             counted",
-        "a                  1 all_reduce 2.0 KiB  1 all_reduce 2.0 KiB",
-        "b                  -                     1 all_gather 1.0 KiB",
-        "sent by each rank  3.0 KiB               3.8 KiB",
+        "module             predicted              counted",
+        "a                  1 all_reduce of 2 KiB  1 all_reduce of 2 KiB",
+        "b                  -                      1 all_gather of 1 KiB",
+        "sent by each rank  3 KiB                  3.8 KiB",
     ]
 
 

@@ -1,12 +1,19 @@
-"""What the notebooks, the benchmark and `make check` share."""
+"""What the notebooks, the benchmark and `make check` share; in notebooks `lab.ranks(...)`, `lab.predict(...)`."""
 
 from __future__ import annotations
 
 import typing
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from .predictions import Prediction
     from .processes import ProcessRanks
     from .simulation import SimulatedRanks
+
+# Imported where they are used, so that `make check` can say what is missing.
 
 
 def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
@@ -22,10 +29,31 @@ def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
         raise ValueError(f"unknown kind of ranks {kind!r}: choose simulated or processes")
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"the number of ranks must be a whole number from 1, not {count!r}")
-    if kind == "simulated":  # imported here, so that `make check` can say what is missing
+    if kind == "simulated":
         from .simulation import SimulatedRanks
 
         return SimulatedRanks(count)
     from .processes import ProcessRanks
 
     return ProcessRanks(count)
+
+
+def own_tensor(make: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """A tensor that differs between ranks, make(rank) on each; on simulated ranks and on real ones."""
+    from .simulation import own_tensor
+
+    return own_tensor(make)
+
+
+def predict(question: str, choices: Sequence[str]) -> Prediction:
+    """Ask, with a button for each choice; `reveal(measured)` of what it returns shows guess and answer."""
+    from .predictions import Prediction
+
+    return Prediction(question, choices)
+
+
+def grade(function: Callable, *inputs: object, **goal: object) -> None:
+    """Grade an exercise on simulated ranks: see `kandinsky_mini.lab.exercises.grade`."""
+    from .exercises import grade
+
+    grade(function, *inputs, **goal)

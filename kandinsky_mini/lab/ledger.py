@@ -18,14 +18,22 @@ RING = {
     "all_gather": lambda p: (p - 1) / p,
     "reduce_scatter": lambda p: (p - 1) / p,
     "all_to_all": lambda p: (p - 1) / p**2,
+    "broadcast": lambda p: (p - 1) / p,  # on average: the last of the ring sends nothing
 }
-# Of PyTorch's functional collectives: our name, and whether the tensor that goes in is only a shard of the payload.
+# PyTorch's operators: our name, which argument goes in, and whether that is only one of P parts of the payload.
 COLLECTIVES = {
-    "_c10d_functional::all_reduce": ("all_reduce", False),
-    "_c10d_functional::all_gather_into_tensor": ("all_gather", True),
-    "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", False),
-    "_c10d_functional::all_to_all_single": ("all_to_all", True),
-    "_dtensor::shard_dim_alltoall": ("all_to_all", True),
+    "_c10d_functional::all_reduce": ("all_reduce", 0, False),
+    "_c10d_functional::all_gather_into_tensor": ("all_gather", 0, True),
+    "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", 0, False),
+    "_c10d_functional::all_to_all_single": ("all_to_all", 0, True),
+    "_dtensor::shard_dim_alltoall": ("all_to_all", 0, True),
+    # Those of torch.distributed's own functions, dist.all_reduce and so on, some of which take lists of tensors.
+    "c10d::allreduce_": ("all_reduce", 0, False),
+    "c10d::allgather_": ("all_gather", 1, True),
+    "c10d::_allgather_base_": ("all_gather", 1, True),
+    "c10d::_reduce_scatter_base_": ("reduce_scatter", 1, False),
+    "c10d::reduce_scatter_": ("reduce_scatter", 1, True),
+    "c10d::broadcast_": ("broadcast", 0, False),
 }
 
 
@@ -43,11 +51,14 @@ class Entry:
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the collectives of a model while it is active: `with Ledger(dit, ranks) as ledger: dit(...)`."""
+    """Counts the collectives while it is active, by the module that makes them, if a model is given.
 
-    def __init__(self, model: nn.Module, ranks: int):
+    `with Ledger(ranks, dit) as ledger: dit(...)`
+    """
+
+    def __init__(self, ranks: int, model: nn.Module | None = None):
         super().__init__()
-        self.model, self.ranks = model, ranks
+        self.ranks, self.model = ranks, model or nn.Module()
         self.entries: list[Entry] = []
         self._inside: list[str] = []
         self._hooks: list = []
@@ -70,8 +81,11 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._schema.name in COLLECTIVES:
-            collective, from_shard = COLLECTIVES[func._schema.name]
-            payload = args[0].numel() * args[0].element_size() * (self.ranks if from_shard else 1)
+            collective, index, from_part = COLLECTIVES[func._schema.name]
+            tensor = args[index]
+            while isinstance(tensor, list):
+                tensor = tensor[0]
+            payload = tensor.numel() * tensor.element_size() * (self.ranks if from_part else 1)
             self.entries.append(Entry(self._inside[-1] if self._inside else "", collective, payload))
         return func(*args, **(kwargs or {}))
 
@@ -99,17 +113,23 @@ def predict_tensor_parallel(dit: DiffusionTransformer3D, tokens: int, text_token
     return [*entries, Entry("out_layer.out_layer", "all_gather", tokens * out_width * bytes_each)]
 
 
+def summary(entries: list[Entry]) -> str:
+    """The collectives in words: 1 all_reduce of 64 KiB, 2 all_gather of 16 B."""
+    counts = Counter((entry.collective, entry.payload) for entry in entries)
+    return ", ".join(f"{count} {name} of {size(payload)}" for (name, payload), count in counts.items()) or "none"
+
+
 def compare(predicted: list[Entry], counted: list[Entry], ranks: int) -> str:
     """A table: for each module its collectives with their payload; at the end, what each rank sends in all."""
 
     def by_module(entries: list[Entry]) -> dict[str, str]:
-        texts: dict[str, list[str]] = {}
-        for entry, count in Counter(entries).items():
-            texts.setdefault(entry.module, []).append(f"{count} {entry.collective} {kib(entry.payload)}")
-        return {module: ", ".join(parts) for module, parts in texts.items()}
+        groups: dict[str, list[Entry]] = {}
+        for entry in entries:
+            groups.setdefault(entry.module, []).append(entry)
+        return {module: summary(group) for module, group in groups.items()}
 
     def with_sum(entries: list[Entry]) -> dict[str, str]:
-        return by_module(entries) | {"sent by each rank": kib(sum(entry.wire(ranks) for entry in entries))}
+        return by_module(entries) | {"sent by each rank": size(sum(entry.wire(ranks) for entry in entries))}
 
     left, right = with_sum(predicted), with_sum(counted)
     modules = sorted(left | right, key="sent by each rank".__eq__)  # the sum last
@@ -120,5 +140,9 @@ def compare(predicted: list[Entry], counted: list[Entry], ranks: int) -> str:
     return "\n".join(lines)
 
 
-def kib(size: float) -> str:
-    return f"{size / 1024:,.1f} KiB"
+def size(count: float) -> str:
+    """A number of bytes in words."""
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}".replace(".0 ", " ")
+    return f"{count:.0f} B"

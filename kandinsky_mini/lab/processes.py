@@ -116,30 +116,39 @@ class ProcessRanks:
         pending = [view.client[i].apply_async(function, value) for i, value in zip(view.targets, values, strict=True)]
         self._client.wait(pending, timeout=RUN_SECONDS)
         if not all(result.done() for result in pending):
-            waiting = [str(rank) for rank, result in enumerate(pending) if not result.done()]
+            waiting = [rank for rank, result in enumerate(pending) if not result.done()]
             self.stop()
-            raise RanksError(f"no answer from rank {', '.join(waiting)} within {RUN_SECONDS} s: all ranks are stopped")
+            raise RanksError(f"no answer from {named(waiting)} within {RUN_SECONDS} s: all ranks are stopped")
         for rank, result in enumerate(pending):
             for line in result.stdout.splitlines():
                 print(f"rank {rank}: {line}")
         errors = {rank: result.exception() for rank, result in enumerate(pending) if result.exception()}
         if errors:
-            raise RanksError(self._describe(errors)) from None
+            raise RanksError(describe(self.count, errors, self.wait_seconds)) from None
         return [result.get() for result in pending]
 
-    def _describe(self, errors: dict[int, Exception]) -> str:
-        """One line for each rank; first, whether some waited for others that never came."""
-        ends = [_first_line(errors[rank]) if rank in errors else "returned" for rank in range(self.count)]
-        lines = [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
-        waited = [rank for rank in errors if re.search(r"[Tt]imed out", str(errors[rank]))]
-        if waited:
-            waited, others = (", ".join(map(str, group)) for group in (waited, set(range(self.count)) - set(waited)))
-            lines.insert(0, f"a hang: rank {waited} waited {self.wait_seconds:g} s for rank {others or 'each other'}")
-        return "\n".join(lines)
+
+def describe(count: int, errors: dict[int, Exception], wait_seconds: float) -> str:
+    """One line for each rank; first, whether some waited for others that never came."""
+    ends = [_first_line(errors[rank]) if rank in errors else "returned" for rank in range(count)]
+    lines = [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
+    if any(re.search(r"[Tt]imed out", str(error)) for error in errors.values()):
+        # When one gives up, another that waits may lose the connection to it first.
+        missing = [rank for rank in range(count) if rank not in errors]
+        whom = named(missing) if missing else "one another"
+        lines.insert(0, f"a hang: {named(list(errors))} waited {wait_seconds:g} s for {whom}")
+    return "\n".join(lines)
+
+
+def named(ranks: list[int]) -> str:
+    """rank 2; ranks 0, 1 and 3."""
+    *most, last = map(str, ranks)
+    return f"ranks {', '.join(most)} and {last}" if most else f"rank {last}"
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """Without the engine's number and the line of C++ that ipyparallel and gloo put before it."""
+    return re.sub(r"\[(?:\d+:\w+|/\S+:\d+)\] ", "", str(error).strip().splitlines()[0])
 
 
 def _join(environment: dict[str, Any]) -> None:
