@@ -67,7 +67,9 @@ def shard_map(parts: Sequence[torch.Tensor], shape: tuple[int, int], title: str 
     for rank, (axis, part) in enumerate(zip(axes[0], parts, strict=True)):
         held = torch.zeros(rows * columns)
         held[part.flatten().long()] = 1.0
-        axis.imshow(held.view(rows, columns), cmap=ListedColormap(["white", RANK_COLOURS[rank % len(RANK_COLOURS)]]))
+        axis.imshow(
+            held.view(rows, columns).numpy(), cmap=ListedColormap(["white", RANK_COLOURS[rank % len(RANK_COLOURS)]])
+        )
         axis.set(xticks=np.arange(columns + 1) - 0.5, yticks=np.arange(rows + 1) - 0.5)
         axis.set_xticklabels([])
         axis.set_yticklabels([])
