@@ -57,3 +57,10 @@ def grade(function: Callable, *inputs: object, **goal: object) -> None:
     from .exercises import grade
 
     grade(function, *inputs, **goal)
+
+
+def grade_plan(plan: object, model: torch.nn.Module, *inputs: object, **goal: object) -> None:
+    """Grade a plan for the model on simulated ranks: see `kandinsky_mini.lab.exercises.grade_plan`."""
+    from .exercises import grade_plan
+
+    grade_plan(plan, model, *inputs, **goal)

@@ -1,50 +1,80 @@
 """Exercises that grade themselves: right values on every rank, and no more communication than it takes."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor.parallel import parallelize_module
 
 from .ledger import Entry, Ledger, summary
 from .simulation import SimulatedRanks
 
+Target = Sequence[tuple[str, int]]  # collectives, each as (name, payload in bytes)
+
 
 def grade(
-    function: Callable,
-    *inputs: Any,
-    ranks: int,
-    expected: Sequence[torch.Tensor],
-    target: Sequence[tuple[str, int]],
-    hint: str = "",
+    function: Callable, *inputs: Any, ranks: int, expected: Sequence[torch.Tensor], target: Target, hint: str = ""
 ) -> None:
     """Run function(mesh, *inputs) on simulated ranks, and print what is right or still wrong. It never raises.
 
-    expected: what each rank should give. target: the collectives it should take, as (name, payload in bytes).
+    expected: what each rank should give. target: the collectives that it should take.
     A function that gives `...` has not been tried yet.
     """
-    goal = summary([Entry("", *collective) for collective in target])
     ledger = Ledger(ranks)
 
     def counted(mesh, *inputs):
         with ledger:
             return function(mesh, *inputs)
 
+    print(_verdict(counted, inputs, ledger, expected, target, hint))
+
+
+def grade_plan(
+    plan: Any,
+    model: nn.Module,
+    *inputs: Any,
+    ranks: int,
+    target: Target,
+    expected: Sequence[torch.Tensor] | None = None,
+    hint: str = "",
+) -> None:
+    """Shard the model by the plan, and grade its forward, as `grade` does; `...` is a plan not tried yet.
+
+    expected: what each rank should give; by default what the unsharded model gives.
+    """
+    ledger = Ledger(ranks)
+    if expected is None:
+        with torch.no_grad():
+            expected = [model(*inputs)] * ranks
+
+    def sharded(mesh, *inputs):
+        if plan is ...:
+            return ...
+        split = parallelize_module(copy.deepcopy(model), mesh, plan)  # hands out the weights, once: not counted
+        with ledger:
+            return split(*inputs)
+
+    print(_verdict(sharded, inputs, ledger, expected, target, hint))
+
+
+def _verdict(
+    function: Callable, inputs: tuple, ledger: Ledger, expected: Sequence[torch.Tensor], target: Target, hint: str
+) -> str:
+    goal = summary([Entry("", *collective) for collective in target])
     try:
-        outputs = SimulatedRanks(ranks).run(counted, *inputs)
+        outputs = SimulatedRanks(ledger.ranks).run(function, *inputs)
     except Exception as error:  # any mistake of a learner's is for the learner to read
-        print(f"not yet: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        return
+        return f"not yet: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     if all(output is ... for output in outputs):
-        print(f"not tried yet; target: {goal}")
-        return
+        return f"not tried yet; target: {goal}"
     for rank, (output, right) in enumerate(zip(outputs, expected, strict=True)):
         if problem := _difference(output, right):
-            print(f"not yet: rank {rank} {problem}")
-            return
+            return f"not yet: rank {rank} {problem}"
     if sorted((entry.collective, entry.payload) for entry in ledger.entries) != sorted(target):
-        print(f"right values, but they took {summary(ledger.entries)}; target: {goal}. {hint}".rstrip())
-        return
-    print(f"right: {goal}")
+        return f"right values, but they took {summary(ledger.entries)}; target: {goal}. {hint}".rstrip()
+    return f"right: {goal}"
 
 
 def _difference(output: Any, right: torch.Tensor) -> str:
