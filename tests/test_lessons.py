@@ -99,14 +99,12 @@ def values(path: Path, until: str) -> dict:
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["id"] == until:
             return names
-        wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Assign, ast.With)
         for node in ast.parse("".join(cell["source"]) if cell["cell_type"] == "code" else "").body:
-            if (
-                isinstance(node, wanted)
-                and "ranks.run(" not in ast.unparse(node)
-                and "processes" not in ast.unparse(node)
-            ):
-                exec(compile(ast.Module([node], type_ignores=[]), str(path), "exec"), names)
+            code = ast.unparse(node)
+            definition = isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef))
+            value = isinstance(node, (ast.Assign, ast.With)) and "ranks.run(" not in code and "processes" not in code
+            if definition or value:
+                exec(code, names)
     raise ValueError(f"{path} has no cell {until}")
 
 

@@ -120,6 +120,7 @@ class ProcessRanks:
             self.stop()
             raise RanksError(f"no answer from {named(waiting)} within {RUN_SECONDS} s: all ranks are stopped")
         for rank, result in enumerate(pending):
+            result.wait_for_output(10)  # it comes by another way than the result
             for line in result.stdout.splitlines():
                 print(f"rank {rank}: {line}")
         errors = {rank: result.exception() for rank, result in enumerate(pending) if result.exception()}

@@ -4,6 +4,7 @@ PyTorch's LocalTensorMode is private (torch.distributed._local_tensor, since 2.1
 Build the model and its inputs outside of the block: they are the same on all ranks then.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils import _pytree as pytree
 
 from .local import local_value
+
+# It logs a traceback of every shape that does not fit, beside raising the error: for a lesson's mistakes one is enough.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 
 @contextmanager
