@@ -40,7 +40,7 @@ def linear_split(style: ParallelStyle, ranks: int, tokens: int = 4, inputs: int 
         f"x ({tokens}, {inputs})": x.expand(tokens, inputs),
         f"W ({inputs}, {outputs})": stored.T,
         f"{what} ({tokens}, {outputs})": y.expand(tokens, outputs),
-        f"layer.weight ({outputs}, {inputs})": stored,
+        f"as stored:\nlayer.weight ({outputs}, {inputs})": stored,
     }
     widths = [owners.shape[1] for owners in panels.values()]
     figure, axes = plt.subplots(1, 4, figsize=(0.29 * sum(widths) + 1.5, 0.29 * outputs + 0.6), width_ratios=widths)

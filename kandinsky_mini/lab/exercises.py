@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 from .ledger import Entry, Ledger, summary
@@ -42,6 +43,8 @@ def grade_plan(
 ) -> None:
     """Shard the model by the plan, and grade its forward, as `grade` does; `...` is a plan not tried yet.
 
+    All linear layers must be split.
+
     expected: what each rank should give; by default what the unsharded model gives.
     """
     ledger = Ledger(ranks)
@@ -53,6 +56,9 @@ def grade_plan(
         if plan is ...:
             return ...
         split = parallelize_module(copy.deepcopy(model), mesh, plan)  # hands out the weights, once: not counted
+        for name, layer in split.named_modules():
+            if isinstance(layer, nn.Linear) and not isinstance(layer.weight, DTensor):
+                raise ValueError(f"the linear layer {name} is not split")
         with ledger:
             return split(*inputs)
 
