@@ -106,7 +106,7 @@ def crossdit(dit: DiffusionTransformer3D, *inputs) -> Figure:
         colour = RANK_COLOURS[1] if times else RANK_COLOURS[0]
         axis.add_patch(plt.Rectangle((x - 1.35, y - 0.5), 2.7, 1, facecolor=colour, edgecolor="black", linewidth=0.8))
         axis.text(x, y + 0.22, f"{name}{times}", ha="center", va="center", fontsize=9.5)
-        axis.text(x, y - 0.22, f"{millions:.2f} M → {shapes[name]}", ha="center", va="center", fontsize=9.5)
+        axis.text(x, y - 0.22, f"{millions:.2f} M, gives {shapes[name]}", ha="center", va="center", fontsize=9.5)
     line = {"arrowstyle": "->", "linewidth": 1.2}
     for start, end in ARROWS:
         (x0, y0), (x1, y1) = centres[start], centres[end]
@@ -127,10 +127,10 @@ def draw_time_embedding(axis: Axes, centres: dict[str, tuple[float, float]], lin
     plus, branch = x + 1.65, (blocks + last) / 2
     axis.text(plus, top, "+", ha="center", va="center", fontsize=14, bbox={"boxstyle": "circle,pad=0.1", "fc": "white"})
     axis.plot([x + 1.35, plus - 0.15], [top, top], color="black", linewidth=1.2)
-    axis.plot([x + 1.35, plus, plus], [middle, middle, top - 0.25], color="black", linewidth=1.2)
+    axis.plot([x + 1.35, plus, plus], [middle, middle, top - 0.17], color="black", linewidth=1.2)
     axis.plot([plus + 0.15, last], [top, top], color="black", linewidth=1.2)
     axis.plot([branch, branch], [top, low + 0.3], color="black", linewidth=1.2)
     axis.annotate("", (last, low + 0.5), (last, top), arrowprops=line)
     axis.annotate("", (blocks, middle + 0.5), (blocks, top), arrowprops=line)
     axis.annotate("", (blocks + 1.35, low + 0.3), (branch, low + 0.3), arrowprops=line)
-    axis.text(plus + 0.3, top + 0.12, "time and pooled text, to all blocks", fontsize=9.5)
+    axis.text(plus + 0.3, top + 0.12, "time and pooled text, to all blocks and out_layer", fontsize=9.5)
