@@ -28,7 +28,7 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 	$(VENV_PYTHON) -m pytest tests/
 	PYTHONPATH=.ci $(VENV_PYTHON) -m pytest -p nbval_strict --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/
 
-soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20 killed ranks (about 15 minutes)
+soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20 killed ranks (about 7 minutes)
 	$(VENV_PYTHON) -m pytest -m soak tests/
 
 evaluate: .venv/installed  ## how often prompts of scenes never trained on come true (half an hour)

@@ -66,6 +66,23 @@ def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_form
         assert Counter(entries) == Counter(predicted)
 
 
+def test_the_ledger_counts_what_is_called_by_hand(processes):
+    def collectives(mesh):
+        x, half, parts = torch.ones(4), torch.ones(2), [torch.ones(4), torch.ones(4)]
+        with Ledger(mesh.size()) as ledger:
+            dist.all_reduce(x)
+            dist.all_gather(parts, x)
+            dist.all_gather_single(torch.ones(8), x)
+            dist.reduce_scatter(half, list(x.split(2)))
+            dist.reduce_scatter_single(half, x)
+            dist.broadcast(x, src=0)
+        return [(entry.collective, entry.payload) for entry in ledger.entries]
+
+    gathers, scatters = [("all_gather", 32)] * 2, [("reduce_scatter", 16)] * 2
+    for counted in processes.run(collectives):
+        assert counted == [("all_reduce", 16), *gathers, *scatters, ("broadcast", 16)]
+
+
 def test_nothing_to_give_is_none_for_each(two_ranks):
     assert two_ranks.run(lambda mesh: None) == [None, None]
 

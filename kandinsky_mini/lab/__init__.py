@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
-
-    from .predictions import Prediction
     from .processes import ProcessRanks
     from .simulation import SimulatedRanks
 
-# Imported where they are used, so that `make check` can say what is missing.
+# What notebooks use, and where it is. Imported at its first use, so that `make check` can say what is missing.
+HOMES = {"own_tensor": "simulation", "predict": "predictions", "grade": "exercises", "grade_plan": "exercises"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])
 
 
 def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
@@ -36,31 +43,3 @@ def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
     from .processes import ProcessRanks
 
     return ProcessRanks(count)
-
-
-def own_tensor(make: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """A tensor that differs between ranks, make(rank) on each; on simulated ranks and on real ones."""
-    from .simulation import own_tensor
-
-    return own_tensor(make)
-
-
-def predict(question: str, choices: Sequence[str]) -> Prediction:
-    """Ask, with a button for each choice; `reveal(measured)` of what it returns shows guess and answer."""
-    from .predictions import Prediction
-
-    return Prediction(question, choices)
-
-
-def grade(function: Callable, *inputs: object, **goal: object) -> None:
-    """Grade an exercise on simulated ranks: see `kandinsky_mini.lab.exercises.grade`."""
-    from .exercises import grade
-
-    grade(function, *inputs, **goal)
-
-
-def grade_plan(plan: object, model: torch.nn.Module, *inputs: object, **goal: object) -> None:
-    """Grade a plan for the model on simulated ranks: see `kandinsky_mini.lab.exercises.grade_plan`."""
-    from .exercises import grade_plan
-
-    grade_plan(plan, model, *inputs, **goal)

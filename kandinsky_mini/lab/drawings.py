@@ -1,4 +1,4 @@
-"""Drawings of how a layer is split, from the shards that PyTorch makes of it."""
+"""Drawings of live models: how a layer is split, from the shards that PyTorch makes of it, and the CrossDiT."""
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, parallelize_module
 
 from ..models.dit import DiffusionTransformer3D
-from .pictures import MIXED, RANK_COLOURS
+from .pictures import MIXED, RANK_COLOURS, rule
 from .simulation import SimulatedRanks
 
 ALL = -1  # in place of a rank: all ranks have it
@@ -46,12 +46,8 @@ def linear_split(style: ParallelStyle, ranks: int, tokens: int = 4, inputs: int 
     figure, axes = plt.subplots(1, 4, figsize=(0.29 * sum(widths) + 1.5, 0.29 * outputs + 0.6), width_ratios=widths)
     colours = ListedColormap([MIXED, *RANK_COLOURS[:ranks]])
     for axis, (title, owners) in zip(axes, panels.items(), strict=True):
-        rows, columns = owners.shape
         axis.imshow(owners.numpy(), cmap=colours, vmin=ALL, vmax=ranks - 1)
-        axis.set_xticks([i - 0.5 for i in range(columns + 1)], labels=[])
-        axis.set_yticks([i - 0.5 for i in range(rows + 1)], labels=[])
-        axis.grid(color="white", linewidth=1)
-        axis.tick_params(length=0)
+        rule(axis, *owners.shape, "white")
         axis.set_title(title, fontsize=11)
     figure.suptitle(f"{type(style).__name__} on {ranks} ranks", fontsize=13)
     figure.tight_layout(pad=0.6, w_pad=2)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -60,6 +61,14 @@ def on_ranks(stages: dict[str, Sequence[torch.Tensor]]) -> Figure:
     return figure
 
 
+def rule(axis: Axes, rows: int, columns: int, colour: str) -> None:
+    """Lines between the cells of a matrix that imshow has drawn, and no numbers at the sides."""
+    axis.set_xticks(np.arange(columns + 1) - 0.5, labels=[])
+    axis.set_yticks(np.arange(rows + 1) - 0.5, labels=[])
+    axis.grid(color=colour, linewidth=1)
+    axis.tick_params(length=0)
+
+
 def shard_map(parts: Sequence[torch.Tensor], shape: tuple[int, int], title: str = "") -> Figure:
     """Which part of a matrix each rank holds, from the parts of `torch.arange(rows * columns).view(rows, columns)`."""
     rows, columns = shape
@@ -70,11 +79,7 @@ def shard_map(parts: Sequence[torch.Tensor], shape: tuple[int, int], title: str 
         axis.imshow(
             held.view(rows, columns).numpy(), cmap=ListedColormap(["white", RANK_COLOURS[rank % len(RANK_COLOURS)]])
         )
-        axis.set(xticks=np.arange(columns + 1) - 0.5, yticks=np.arange(rows + 1) - 0.5)
-        axis.set_xticklabels([])
-        axis.set_yticklabels([])
-        axis.grid(color="#cccccc", linewidth=1)
-        axis.tick_params(length=0)
+        rule(axis, rows, columns, "#cccccc")
         axis.set_title(f"rank {rank}: {tuple(part.shape)}", fontsize=11)
     figure.suptitle(title, fontsize=13)
     figure.tight_layout(pad=0.6, h_pad=1.5)

@@ -30,3 +30,8 @@ class Prediction:
             raise ValueError(f"measured {measured!r}, which is none of {self.choices}")
         verdict = "no guess" if self.guess is None else f"you guessed {self.guess}"
         print(f"{verdict}; measured: {measured}")
+
+
+def predict(question: str, choices: Sequence[str]) -> Prediction:
+    """Ask, with a button for each choice; `reveal(measured)` of what it returns shows guess and answer."""
+    return Prediction(question, choices)

@@ -12,7 +12,11 @@ from typing import Any
 
 import cloudpickle
 import ipyparallel
+import torch
 import torch.distributed as dist
+from torch.utils import _pytree as pytree
+
+from .local import local_value
 
 START_SECONDS = 120  # engines import torch first
 RUN_SECONDS = 120  # a run that takes longer is given up
@@ -28,7 +32,6 @@ class ProcessRanks:
     wait_seconds is how long a rank waits for the others in a collective before it gives up.
     """
 
-    kind = "processes"
     _running: "ProcessRanks | None" = None
 
     def __init__(self, count: int, wait_seconds: float = 15):
@@ -112,8 +115,8 @@ class ProcessRanks:
 
     def _on_all(self, function: Callable, values: list) -> list:
         """function(value) on each rank, and what the ranks printed, in their order."""
-        view = self._client.direct_view(sorted(self._client.ids)[: self.count])
-        pending = [view.client[i].apply_async(function, value) for i, value in zip(view.targets, values, strict=True)]
+        engines = sorted(self._client.ids)
+        pending = [self._client[i].apply_async(function, value) for i, value in zip(engines, values, strict=True)]
         self._client.wait(pending, timeout=RUN_SECONDS)
         if not all(result.done() for result in pending):
             waiting = [rank for rank, result in enumerate(pending) if not result.done()]
@@ -155,9 +158,7 @@ def _first_line(error: Exception) -> str:
 def _join(environment: dict[str, Any]) -> None:
     """On a rank: leave the group before, if any, and join the new one."""
     os.environ.update({name: str(value) for name, value in environment.items()})
-    import torch
-
-    from ..distributed import join_group
+    from ..distributed import join_group  # only now: it reads its timeout from the environment
 
     torch.set_num_threads(1)
     if dist.is_initialized():
@@ -167,11 +168,7 @@ def _join(environment: dict[str, Any]) -> None:
 
 def _run(payload: bytes) -> bytes:
     """On a rank: call the function, and give back what it gave."""
-    import torch
-    from torch.utils import _pytree as pytree
-
     from ..distributed import tensor_parallel_mesh
-    from .local import local_value
 
     function, inputs = cloudpickle.loads(payload)
     with torch.no_grad():

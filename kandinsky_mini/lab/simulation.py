@@ -48,8 +48,6 @@ def own_tensor(make: Callable[[int], torch.Tensor]) -> torch.Tensor:
 class SimulatedRanks:
     """See `lab.ranks`. A run is on a mesh of its own, and nothing is left after it."""
 
-    kind = "simulated"
-
     def __init__(self, count: int):
         self.count = count
 
