@@ -23,17 +23,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from kandinsky_mini.lab.capacity import parallel_capacity, processor  # noqa: E402
 from kandinsky_mini.lab.check import effective_cores  # noqa: E402
-
-BUSY = """
-import time, torch
-torch.set_num_threads(1)
-a = torch.randn(512, 512)
-started = time.perf_counter()
-for _ in range(400):
-    a @ a
-print(time.perf_counter() - started)
-"""
 
 
 def generate_seconds(threads: int) -> float:
@@ -42,22 +33,6 @@ def generate_seconds(threads: int) -> float:
         started = time.perf_counter()
         subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True)
         return time.perf_counter() - started
-
-
-def parallel_capacity(cores: int) -> float:
-    """How many one-thread processes' worth of work the machine does at once."""
-
-    def slowest(copies: int) -> float:
-        running = [subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) for _ in range(copies)]
-        return max(float(process.communicate()[0]) for process in running)
-
-    return cores * slowest(1) / slowest(cores)
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ tests/test_on_ranks.py starts it, once for each number of ranks, and judges.
 import copy
 import dataclasses
 import json
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ from kandinsky_mini.config import ROOT, Config
 from kandinsky_mini.distributed import leave, rank, tensor_parallel_mesh, world_size
 from kandinsky_mini.lab.ledger import Ledger, compare, predict_tensor_parallel
 from kandinsky_mini.models.checkpoint import load_checkpoint
-from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
 from kandinsky_mini.models.text_embedders import TextEmbeds
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
@@ -68,6 +69,15 @@ def ledger(model: torch.nn.Module, inputs: tuple, variant: str) -> dict[str, obj
     return {"right": right, "table": compare(predicted, counted.entries, world_size())}
 
 
+def compiled(model: torch.nn.Module, inputs: tuple) -> float:
+    """How far the sharded model, its blocks compiled, is from the unsharded one, which is not; with two prompts."""
+    sharded = parallelize_dit(copy.deepcopy(model), tensor_parallel_mesh("cpu"))
+    compile_blocks(sharded)
+    x, text, pooled, time, positions, _ = inputs
+    shorter = (x, text[:-2], pooled, time, positions, torch.arange(len(text) - 2))
+    return max(difference(sharded(*each), model(*each)) for each in (inputs, shorter))
+
+
 def whole_mini(sharded: torch.nn.Module, unsharded: torch.nn.Module) -> float:
     """The trained model on noise of half a second, halfway from noise to picture."""
     text = 0.5 * torch.randn(9, unsharded.text_embeddings.in_layer.in_features)
@@ -107,6 +117,8 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     for variant in VARIANTS:
         measured["parity"][variant] = parity(model, inputs, variant)
         measured["ledger"][variant] = ledger(model, inputs, variant)
+    if world_size() == 2 and shutil.which("c++"):  # with a compiler; two ranks are enough, for it takes its time
+        measured["compiled"] = compiled(model, inputs)
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))
     video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
     measured["seeds"] = drawn_seeds(pipe)

@@ -56,6 +56,12 @@ def test_the_trained_model_gives_what_the_unsharded_one_gives(measured):
     assert measured["mini"] < MODEL_BAR
 
 
+def test_compiled_blocks_give_the_same(measured):
+    if "compiled" not in measured:
+        pytest.skip("compiled on two ranks only, where there is a C++ compiler")
+    assert measured["compiled"] < MODEL_BAR
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_ledger_counts_what_the_formula_predicts(measured, variant):
     assert measured["ledger"][variant]["right"], "\n" + measured["ledger"][variant]["table"]

@@ -1,0 +1,192 @@
+"""Draws the benchmark's figures into assets/figures/, from the records alone:
+
+python launch/plot.py   # make figures
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # a script: no window
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kandinsky_mini.config import CONFIGS, load_config  # noqa: E402
+from kandinsky_mini.lab.records import FOLDER, Record, load_records  # noqa: E402
+
+# Okabe and Ito's colours, which colour-blind eyes tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
+DOING = {"attention": BLUE, "linear": GREEN, "communication": ORANGE, "rest": PURPLE, "idle": GREY}
+OUTSIDE = {"CrossDiT": BLUE, "text": PURPLE, "vae": GREEN, "save": GREY}
+STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
+
+
+def by_config(records: list[Record]) -> dict[str, list[Record]]:
+    """Steps on GPUs: the records of each configuration that has more than one number of GPUs."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.gpus and not record.parts:
+            groups.setdefault(record.config, []).append(record)
+    groups = {name: group for name, group in groups.items() if len(group) > 1}
+    if not groups:
+        raise LookupError("a configuration on several numbers of GPUs: launch/sweep.py")
+    return groups
+
+
+def name_of(record: Record) -> str:
+    return f"{record.config.split('_')[0]}, {record.seconds_of_video} s of video"
+
+
+def gpus_axis(axis: Axes, counts: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, map(str, counts))
+    axis.minorticks_off()
+    axis.set_xlabel("GPUs")
+    axis.grid(alpha=0.3)
+
+
+def speedup(records: list[Record]) -> Figure:
+    """How many times faster a step is than on one GPU, and that share of the ideal; bars: slowest and fastest step."""
+    groups = by_config(records)
+    counts = sorted({record.ranks for group in groups.values() for record in group})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    left.plot(counts, counts, color="black", linewidth=1, label="ideal")
+    for (marker, colour), group in zip(STYLES, groups.values(), strict=False):
+        x, one = [record.ranks for record in group], group[0].step
+        y = [one / record.step for record in group]
+        ends = [[one / max(record.slowest()), one / min(record.slowest())] for record in group]
+        spread = [[v - low for v, (low, _) in zip(y, ends, strict=True)],
+                  [high - v for v, (_, high) in zip(y, ends, strict=True)]]  # fmt: skip
+        left.errorbar(x, y, spread, fmt=marker, color=colour, capsize=3, label=name_of(group[0]))
+        right.plot(x, [100 * v / n for v, n in zip(y, x, strict=True)], marker, color=colour, label=name_of(group[0]))
+        for n, v in zip(x[1:], y[1:], strict=True):
+            left.annotate(f"{v:.2f}x", (n, v), (7, -12), textcoords="offset points", color=colour)
+    left.set(title=f"Speedup of a step, {next(iter(groups.values()))[0].device}", ylabel="times one GPU")
+    left.set_yscale("log", base=2)
+    left.set_yticks(counts, map(str, counts))
+    right.axhline(100, color="black", linewidth=1, label="ideal")
+    right.set(title="Efficiency: speedup over GPUs", ylabel="%", ylim=(0, 110))
+    for axis in (left, right):
+        gpus_axis(axis, counts)
+        axis.margins(x=0.12)
+        axis.legend()
+    return figure
+
+
+def stacked(axis: Axes, labels: list[str], rows: list[dict[str, float]], colours: dict[str, str]) -> None:
+    """Bars, one for each label, each a stack of what its row has."""
+    bottoms = [0.0] * len(rows)
+    for part, colour in colours.items():
+        heights = [row.get(part, 0.0) for row in rows]
+        axis.bar(labels, heights, 0.6, bottoms, color=colour, label=part)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    for label, top in zip(labels, bottoms, strict=True):
+        axis.annotate(f"{top:.3g}", (label, top), (0, 3), textcoords="offset points", ha="center")
+    axis.set_ylim(0, 1.12 * max(bottoms))
+
+
+def panels(records: list[Record], draw: Callable[[Axes, list[Record]], None], title: str) -> Figure:
+    """One panel for each configuration, with a legend that they share."""
+    groups = list(by_config(records).values())
+    figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), layout="constrained", squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        draw(axis, group)
+        axis.set(title=name_of(group[0]), xlabel="GPUs")
+    axes[0, 0].legend(*(reversed(part) for part in axes[0, 0].get_legend_handles_labels()))  # as they are stacked
+    figure.suptitle(f"{title}, {groups[0][0].device}")
+    return figure
+
+
+def step(records: list[Record]) -> Figure:
+    """Where one step goes: attention and linear layers are the arithmetic."""
+
+    def draw(axis: Axes, group: list[Record]) -> None:
+        stacked(axis, [str(record.ranks) for record in group], [record.breakdown for record in group], DOING)
+        axis.set_ylabel("seconds a step (profiled)")
+
+    return panels(records, draw, "One step on rank 0")
+
+
+def memory(records: list[Record]) -> Figure:
+    def draw(axis: Axes, group: list[Record]) -> None:
+        rows = [{"peak": max(record.peak_bytes) / 1e9} for record in group]
+        stacked(axis, [str(record.ranks) for record in group], rows, {"peak": BLUE})
+        axis.set_ylabel("GB of each rank, at most")
+
+    return panels(records, draw, "Memory while sampling")
+
+
+def whole(records: list[Record]) -> Figure:
+    """Amdahl's view: the CrossDiT's steps shrink, what is outside of it stays."""
+    lite = {record.seconds_of_video: record for record in records if record.parts and record.gpus}
+    saving = {r.seconds_of_video: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
+
+    def draw(axis: Axes, group: list[Record]) -> None:
+        seconds = group[0].seconds_of_video
+        steps = load_config(CONFIGS / f"{group[0].config}.yaml").sampling.num_steps
+        outside = {name: value for name, value in lite[seconds].parts.items() if value} | {"save": saving[seconds]}
+        rows = [{"CrossDiT": steps * record.step} | outside for record in group]
+        stacked(axis, [str(record.ranks) for record in group], rows, OUTSIDE)
+        all_of_one = sum(rows[0].values())
+        for record, row in zip(group[1:], rows[1:], strict=True):
+            text = f"{all_of_one / sum(row.values()):.2f}x\n(a step {group[0].step / record.step:.2f}x)"
+            axis.annotate(
+                text, (str(record.ranks), sum(row.values())), (0, 16), textcoords="offset points", ha="center"
+            )
+        axis.set_ylabel(f"seconds: {steps} steps and the rest (computed)")
+
+    if not lite or not saving:
+        raise LookupError("the parts of a whole run: launch/whole_run.py")
+    known = [record for record in records if record.seconds_of_video in lite and record.seconds_of_video in saving]
+    return panels(known, draw, "A whole run")
+
+
+def cpu(records: list[Record]) -> Figure:
+    """Ranks x threads on one CPU, beside the ideal that the machine allows; and what is not a matter of time."""
+    group = [record for record in records if record.capacity]
+    if not group:
+        raise LookupError("ranks and threads on a CPU: launch/sweep.py --device cpu")
+    labels = [f"{record.ranks} x {record.threads}" for record in group]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.0), layout="constrained")
+    ideal = group[0].step / group[0].capacity
+    stacked(axes[0], labels, [{"step": record.step} for record in group], {"step": BLUE})
+    axes[0].axhline(ideal, color="black", label=f"ideal: parallel capacity {group[0].capacity:.2f}")
+    axes[0].legend()
+    axes[0].set(title="seconds a step", xlabel="ranks x threads")
+    stacked(axes[1], labels, [{"peak": max(record.peak_bytes) / 1e6} for record in group], {"peak": GREEN})
+    axes[1].set(title="MB of the process, at most", xlabel="ranks x threads")
+    stacked(axes[2], labels, [{"sent": record.wire_bytes / 1e6} for record in group], {"sent": ORANGE})
+    axes[2].set(title="MB that a rank sends in a step", xlabel="ranks x threads")
+    figure.suptitle(f"{name_of(group[0])}, {group[0].device}: no speedup is to be expected")
+    return figure
+
+
+FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "cpu": cpu}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=FOLDER, help="the folder of the records")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "figures")
+    args = parser.parse_args(argv)
+    records = load_records(args.records)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        path = args.out / f"{name}.png"
+        try:
+            draw(records).savefig(path, dpi=110)
+            print(path)
+        except LookupError as missing:
+            print(f"{name} is left out: there are no records of {missing.args[0]}")
+        plt.close("all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""launch/benchmark.py for each number of ranks that fits, one after the other; a table at the end:
+
+python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
+python launch/sweep.py --device cpu                                                    # ranks x threads
+
+What is not known here goes to benchmark.py. On a CPU ranks share the cores, so no speedup is to be expected: bytes
+and memory of each rank are what it can show. Its parallel capacity is measured first, and stands in each record.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from kandinsky_mini.config import DiTConfig, load_config  # noqa: E402
+from kandinsky_mini.lab.capacity import parallel_capacity  # noqa: E402
+from kandinsky_mini.lab.check import effective_cores  # noqa: E402
+from kandinsky_mini.lab.records import FOLDER, Record, load_records  # noqa: E402
+from kandinsky_mini.models.dit import DiffusionTransformer3D  # noqa: E402
+from kandinsky_mini.models.parallelize import check_divisible  # noqa: E402
+
+GPUS = (1, 2, 4, 8)
+
+
+def fitting(config: DiTConfig, counts: list[int]) -> list[int]:
+    """The numbers of ranks over which the model divides; says why others are left out."""
+    with torch.device("meta"):
+        dit = DiffusionTransformer3D(**vars(config))
+    kept = []
+    for count in counts:
+        try:
+            check_divisible(dit, count)
+            kept.append(count)
+        except ValueError as error:
+            print(f"left out: {error}", flush=True)
+    return kept
+
+
+def benchmark(ranks: int, options: list[str]) -> int:
+    """Run it in processes of its own, and give its exit status."""
+    script = [str(HERE / "benchmark.py"), *options]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return subprocess.run([sys.executable, *launcher, *script]).returncode
+
+
+def on_gpus(config: DiTConfig, options: list[str]) -> list[int]:
+    counts = [count for count in GPUS if count <= torch.cuda.device_count()]
+    return [benchmark(count, options) for count in fitting(config, counts)]
+
+
+def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
+    """1 x 1, 1 x N and N x 1 ranks x threads, on N cores."""
+    cores = max(1, int(effective_cores()))
+    capacity = parallel_capacity(cores)
+    print(f"parallel capacity: {capacity:.2f} of {cores} cores", flush=True)
+    options = [*options, "--device", "cpu", "--capacity", f"{capacity:.3f}"]
+    runs = [(1, 1), (1, cores), *((count, 1) for count in fitting(config, [cores]))]
+    return [benchmark(ranks, [*options, "--threads", str(threads)]) for ranks, threads in runs]
+
+
+def table(records: list[Record]) -> str:
+    lines = [f"{'config':10}{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}"]
+    for record in records:
+        alone = next(other for other in records if other.config == record.config and other.ranks == 1)
+        lines.append(
+            f"{record.config:10}{record.ranks:6}{record.threads:8}{record.step:10.3f}{alone.step / record.step:8.2f}x"
+            f"{max(record.peak_bytes) / 1e9:11.2f}{record.wire_bytes / 1e9:9.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", help="YAML files; default: mini")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the records")
+    args, others = parser.parse_known_args(argv)
+
+    failed = 0
+    for path in args.config or [None]:
+        options = ["--out", str(args.out), *others, *(["--config", path] if path else [])]
+        config = load_config(path).dit
+        failed += sum(status != 0 for status in (on_gpus if args.device == "cuda" else on_cpu)(config, options))
+    gpus = args.device == "cuda"
+    print(table([r for r in load_records(args.out) if (r.gpus > 0) == gpus and not r.parts]))
+    if failed:
+        sys.exit(f"error: {failed} runs failed, see above")
+
+
+if __name__ == "__main__":
+    main()

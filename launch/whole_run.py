@@ -1,0 +1,132 @@
+"""How long each part of a whole run takes: text encoders, CrossDiT, VAE, saving; each part on a device of its own.
+
+python launch/whole_run.py --config kandinsky_mini/configs/lite_10s.yaml --random-weights --steps 10 \
+    --device-map dit=cuda:0 vae=cuda:1 text_embedder=cuda:2
+
+The talk's last cell: three devices, three models, one process. With --random-weights they are the real classes at
+the real sizes, and no checkpoint is needed. Writes a record as JSON. Saving is a CPU's work and needs imageio-ffmpeg:
+where that is missing it is left out, and --only-saving times it on another machine.
+"""
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kandinsky_mini import COMPONENTS, cast, get_T2V_pipeline  # noqa: E402
+from kandinsky_mini.config import Config, load_config  # noqa: E402
+from kandinsky_mini.lab import full_size, measure  # noqa: E402
+from kandinsky_mini.lab.capacity import processor  # noqa: E402
+from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
+from kandinsky_mini.models.dit import compile_blocks  # noqa: E402
+from kandinsky_mini.pipeline import Kandinsky5T2VPipeline  # noqa: E402
+from kandinsky_mini.saving import FPS, save  # noqa: E402
+from kandinsky_mini.world.dataset import render_videos  # noqa: E402
+from kandinsky_mini.world.scenes import Scene  # noqa: E402
+
+PROMPT = "a cat in a red hat"
+SCENE = Scene("cat", "red", "walks right", "meadow")
+
+
+def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
+    """["dit=cuda:0", ...] -> devices; the same names as those of get_T2V_pipeline."""
+    named = dict(entry.partition("=")[::2] for entry in entries)
+    if set(named) != set(COMPONENTS):
+        sys.exit(f"error: --device-map has {', '.join(sorted(named))}; it needs {', '.join(COMPONENTS)}")
+    return {name: torch.device(device) for name, device in named.items()}
+
+
+def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
+    dtypes = {name: torch.bfloat16 if device.type == "cuda" else torch.float32 for name, device in devices.items()}
+    dit = cast(full_size.random_dit(config.dit, devices["dit"]), dtypes["dit"])
+    vae = full_size.random_vae(config.vae.tiling, devices["vae"], dtypes["vae"])
+    embedder = full_size.random_text_embedder(
+        config.text, config.dit.in_text_dim, config.dit.in_text_dim2, devices["text_embedder"], dtypes["text_embedder"]
+    )
+    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config)
+
+
+def time_of_saving(seconds: int, height: int, width: int) -> float | None:
+    """Random weights give noise, which no codec can pack: a rendered video of the same size is saved instead."""
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return None
+    video = render_videos([SCENE], FPS * seconds + 1, (height, width), 1, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        return measure.timed(lambda: save(video, Path(folder, "video.mp4")), torch.device("cpu"))
+
+
+def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
+    """Seconds of each step, and of encoding both prompts and of decoding, each after a warm-up."""
+    devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
+    pipe.text_embedder.encode(PROMPT)
+    text = measure.timed(lambda: [pipe.text_embedder.encode(prompt) for prompt in prompts], devices["text_embedder"])
+    latents: list[torch.Tensor] = []
+    watch = measure.Stopwatch(devices["dit"])
+
+    def after_step(_: int, latent: torch.Tensor) -> None:
+        watch()
+        latents[:] = [latent]
+
+    video = pipe(PROMPT, num_steps=num_steps, seed=1, callback=after_step)
+    print(f"video {tuple(video.shape)}, {video.dtype}")
+    vae = measure.timed(lambda: pipe.decode(latents[0]), devices["vae"])
+    return watch.seconds, {"text": text, "vae": vae}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="YAML; default: mini")
+    parser.add_argument("--random-weights", action="store_true", help="real sizes without a checkpoint")
+    parser.add_argument("--only-saving", action="store_true")
+    parser.add_argument("--steps", type=int, default=10, help="of sampling, the first one not counted")
+    parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
+    args = parser.parse_args(argv)
+
+    config, devices = load_config(args.config), parse_device_map(args.device_map)
+    size = config.sampling
+    parts: dict[str, float | None] = {"save": time_of_saving(size.time_length, size.height, size.width)}
+    used, steps, compiled = {}, [], False
+    if not args.only_saving:
+        used = devices
+        pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+        compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
+        if compiled:
+            compile_blocks(pipe.dit)
+        steps, others = time_parts(pipe, args.steps)
+        parts = others | parts
+
+    gpus = len({device for device in used.values() if device.type == "cuda"})
+    record = Record(
+        command=command_line(),
+        config=config.name,
+        device=torch.cuda.get_device_name(devices["dit"]) if gpus else processor(),
+        gpus=gpus,
+        interconnect=interconnect(gpus) if gpus else "none",
+        layout={"cfg": 1, "kind": "tp", "size": 1},
+        seconds_of_video=size.time_length,
+        guided=True,
+        compiled=compiled,
+        step_seconds=[steps[1:]],
+        warmup_seconds=[steps[:1]],
+        peak_bytes=[measure.peak_bytes(device) for device in dict.fromkeys(used.values())],
+        parts=parts,
+        device_map={name: str(device) for name, device in used.items()},
+        threads=torch.get_num_threads(),
+    )
+    path = record.save(args.out)
+    print(", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items() if seconds is not None))
+    if steps:
+        whole = size.num_steps * record.step + sum(seconds or 0.0 for seconds in parts.values())
+        print(f"a step {record.step:.3f} s; computed for {size.num_steps} steps: {whole:.1f} s in all")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The benchmark: what it writes down is what ran, and figures come from what is written."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import plot
+import precision
+import pytest
+import torch
+import whole_run
+
+from kandinsky_mini.config import CONFIGS, load_config
+from kandinsky_mini.lab import measure
+from kandinsky_mini.lab.full_size import random_dit, random_text_embedder, random_vae
+from kandinsky_mini.lab.ledger import predict_tensor_parallel
+from kandinsky_mini.lab.records import Record, load_records
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny_config, tmp_path_factory) -> tuple[str, list[Record]]:
+    """What launch/sweep.py prints on two cores, and its records."""
+    folder = tmp_path_factory.mktemp("records")
+    options = ["--device", "cpu", "--config", str(tiny_config), "--steps", "3", "--tokens", "7", "5"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "sweep.py"), *options, "--out", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, load_records(folder)
+
+
+def test_a_sweep_measures_ranks_and_threads_and_prints_a_table(sweep):
+    out, records = sweep
+    assert [(record.ranks, record.threads) for record in records][0] == (1, 1)
+    assert {record.ranks for record in records} == {1, max(record.threads for record in records)}
+    assert len(out[out.index("config ") :].splitlines()) == 1 + len(records)
+
+
+def test_every_step_of_every_rank_is_kept(sweep):
+    for record in sweep[1]:
+        assert [len(times) for times in record.step_seconds] == [3] * record.ranks
+        assert [len(times) for times in record.warmup_seconds] == [1] * record.ranks
+        assert len(record.peak_bytes) == record.ranks
+        assert min(min(times) for times in record.step_seconds) > 0
+        assert record.capacity > 0
+
+
+def test_bytes_sent_are_those_of_the_formula(sweep, tiny_config):
+    record = sweep[1][-1]
+    dit = random_dit(load_config(tiny_config).dit, CPU)
+    tokens = 7 * 1 * 2  # of one second of 16 x 32 pixels
+    entries = [entry for text in (7, 5) for entry in predict_tensor_parallel(dit, tokens, text, bytes_each=4)]
+    assert record.ranks > 1
+    assert record.wire_bytes == sum(entry.wire(record.ranks) for entry in entries)
+
+
+def test_a_breakdown_names_where_the_time_went(sweep):
+    one, many = sweep[1][0].breakdown, sweep[1][-1].breakdown
+    assert one["communication"] == 0 < many["communication"]
+    assert min(one["attention"], one["linear"]) > 0
+    assert sum(one.values()) - one["whole"] == pytest.approx(one["whole"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [  # as a profile of an H100 names them
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "communication"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_3_128x64x64_4x1x1_cga1x1x1", "attention"),
+        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "linear"),
+        ("triton_poi_fused__to_copy_add_gelu_mul_0", None),
+    ],
+)
+def test_kernels_are_sorted_by_what_they_are_for(name, kind):
+    assert next((kind for kind, pattern in measure.KINDS.items() if re.search(pattern, name)), None) == kind
+
+
+def test_a_record_of_another_schema_is_an_error(tmp_path):
+    path = tmp_path / "speed-old.json"
+    path.write_text(json.dumps({"schema": 0}))
+    with pytest.raises(ValueError, match="speed-old.json: schema 0, this code reads 1"):
+        load_records(tmp_path)
+    path.write_text(json.dumps({"schema": 1, "colour": "red"}))
+    with pytest.raises(ValueError, match="speed-old.json.*colour"):
+        load_records(tmp_path)
+
+
+def test_bfloat16_is_close_to_float32(tiny_config, tmp_path, capsys):
+    precision.main(["--config", str(tiny_config), "--device", "cpu", "--out", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    errors = json.loads(path.read_text())["errors"]["1"]
+    assert len(errors) == len(precision.TIMES)
+    assert all(1e-4 < error < 0.1 for error in errors)
+
+
+def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
+    whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+    (record,) = load_records(tmp_path)
+    assert "video (1, 3, 25, 16, 32), torch.uint8" in capsys.readouterr().out
+    assert set(record.parts) == {"text", "vae", "save"}
+    assert min(record.parts.values()) > 0
+    assert record.device_map == {"dit": "cpu", "vae": "cpu", "text_embedder": "cpu"}
+
+
+def test_a_device_map_must_name_every_part(tiny_config):
+    with pytest.raises(SystemExit, match="error: --device-map has dit, vae, x; it needs dit, vae, text_embedder"):
+        whole_run.main(["--config", str(tiny_config), "--device-map", "dit=cpu", "vae=cpu", "x=cpu"])
+
+
+def test_random_weights_are_those_of_the_real_sizes():
+    config = load_config(CONFIGS / "lite_5s.yaml")
+    meta = torch.device("meta")
+    embedder = random_text_embedder(config.text, 3584, 768, meta, torch.bfloat16)
+    sizes = {
+        "CrossDiT": (random_dit(config.dit, meta), 2.008),
+        "Qwen2.5-VL 7B without its head": (embedder.text_encoder, 7.07),
+        "CLIP ViT-L/14": (embedder.text_encoder2, 0.123),
+        "VAE": (random_vae(True, meta, torch.bfloat16), 0.246),
+    }
+    for name, (model, billions) in sizes.items():
+        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=2e-3), name
+
+
+def test_random_modulation_is_not_zero(tiny_config):
+    dit = random_dit(load_config(tiny_config).dit, CPU)
+    assert all(p.std() > 0.01 for name, p in dit.named_parameters() if "modulation" in name)
+    assert all((p == 1).all() for name, p in dit.named_parameters() if name.endswith("norm.weight"))
+
+
+def lite(seconds: int, gpus: int, step: float, **others) -> Record:
+    return Record(
+        command="",
+        config=f"lite_{seconds}s",
+        device="a GPU",
+        gpus=gpus,
+        interconnect="",
+        layout={"cfg": 1, "kind": "tp", "size": gpus},
+        seconds_of_video=seconds,
+        guided=True,
+        compiled=True,
+        step_seconds=[[step, 1.1 * step, step]] * gpus,
+        warmup_seconds=[[9.0]] * gpus,
+        peak_bytes=[2**30] * gpus,
+        **others,
+    )
+
+
+def test_figures_show_what_the_records_say(tmp_path):
+    for gpus in (1, 2, 4):
+        lite(5, gpus, 2.0 / gpus, breakdown={"attention": 1.5 / gpus, "rest": 0.5 / gpus}).save(tmp_path)
+    lite(5, 1, 2.0, parts={"text": 1.0, "vae": 4.0, "save": None}).save(tmp_path)
+    dataclasses.replace(lite(5, 1, 0.0, parts={"save": 5.0}), gpus=0, step_seconds=[[]]).save(tmp_path)
+    records = load_records(tmp_path)
+    left, right = plot.speedup(records).axes
+    assert [text.get_text() for text in left.texts] == ["2.00x", "4.00x"]
+    (axis,) = plot.whole(records).axes
+    assert [text.get_text() for text in axis.texts[:3]] == ["110", "60", "35"]  # 50 steps and 10 seconds besides
+    assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
+
+
+def test_a_figure_without_records_is_left_out_and_says_so(tmp_path, capsys):
+    plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])
+    assert list(tmp_path.glob("*.png")) == []
+    assert capsys.readouterr().out.count("is left out: there are no records of ") == len(plot.FIGURES)
+
+
+def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
+    plot.main(["--out", str(tmp_path)])
+    committed = {path.name for path in (ROOT / "assets" / "figures").glob("*.png")}
+    assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
