@@ -84,10 +84,12 @@ def get_T2V_pipeline(
 
 
 def cast(dit: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Cast the model, but keep float32 where the released one has it: everything made from the time."""
+    """Cast the model, but keep float32 where the released one computes in it: all that is made from the time, and the
+    norms of queries and keys.
+    """
     dit.to(dtype)
     for name, module in dit.named_modules():
-        if name.endswith(("time_embeddings", "modulation")):
+        if name.endswith(("time_embeddings", "modulation", "query_norm", "key_norm")):
             module.float()
     return dit
 

@@ -1,0 +1,281 @@
+"""Pictures of the live model: the CrossDiT, one of its blocks, and what a sharded block does in the order of time."""
+
+from collections.abc import Callable
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from ..models.dit import DiffusionTransformer3D, TransformerDecoderBlock
+from .drawings import MEETING, Step, alike, trace
+from .ledger import Entry, size
+from .pictures import MIXED, RANK_COLOURS, arrow, box, canvas, rank_colour
+
+WEIGHTS, NUMBERS = RANK_COLOURS[:2]  # colours: of modules with weights, of what modulation gives
+
+
+def output_shapes(model: nn.Module, *inputs) -> dict[str, tuple[int, ...]]:
+    """The shape of what each module gives in a forward, by its name; the model's own name is empty."""
+    shapes, hooks = {}, []
+    for name, module in model.named_modules():
+        note = lambda _, __, output, name=name: shapes.__setitem__(name, tuple(output.shape))  # noqa: E731
+        hooks.append(module.register_forward_hook(note))
+    with torch.no_grad():
+        model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+# Where the CrossDiT's modules stand in its drawing: name, column, row.
+PLACES = (
+    ("time_embeddings", 0, 2),
+    ("pooled_text_embeddings", 0, 1),
+    ("text_embeddings", 1, 1),
+    ("text_transformer_blocks", 2, 1),
+    ("visual_embeddings", 1, 0),
+    ("visual_transformer_blocks", 2, 0),
+    ("out_layer", 3, 0),
+)
+ARROWS = (  # from, to; the time embedding goes to all blocks and the output layer
+    ("text_embeddings", "text_transformer_blocks"),
+    ("text_transformer_blocks", "visual_transformer_blocks"),
+    ("visual_embeddings", "visual_transformer_blocks"),
+    ("visual_transformer_blocks", "out_layer"),
+)
+
+
+def crossdit(dit: DiffusionTransformer3D, *inputs) -> Figure:
+    """The parts of the model, with their number of parameters and the shape that each gives for these inputs."""
+    shapes = output_shapes(dit, *inputs)
+    figure, axis = canvas(12.9, 4.5)
+    centres = {name: (1.5 + 3.3 * column, 0.65 + 1.6 * row) for name, column, row in PLACES}
+    for name, (x, y) in centres.items():
+        module = dit.get_submodule(name)
+        millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
+        several = isinstance(module, nn.ModuleList)
+        title = f"{name} × {len(module)}" if several else name
+        shape = shapes[f"{name}.{len(module) - 1}" if several else name]
+        text = f"{title}\n\n{millions:.2f} M, gives {shape}"
+        box(axis, x, y, 2.7, 1, text, RANK_COLOURS[1] if several else RANK_COLOURS[0])
+    for start, end in ARROWS:
+        (x0, y0), (x1, y1) = centres[start], centres[end]
+        arrow(axis, *(((x0 + 1.35, y0), (x1 - 1.35, y1)) if y0 == y1 else ((x0, y0 - 0.5), (x1, y1 + 0.5))))
+    draw_time_embedding(axis, centres)
+    return figure
+
+
+def draw_time_embedding(axis: Axes, centres: dict[str, tuple[float, float]]) -> None:
+    """Time and pooled text are added, and go to all blocks and the output layer."""
+    (x, top), (_, middle) = centres["time_embeddings"], centres["pooled_text_embeddings"]
+    (blocks, low), (last, _) = centres["visual_transformer_blocks"], centres["out_layer"]
+    plus, branch = x + 1.65, (blocks + last) / 2
+    arrow(axis, (x + 1.35, top), (plus, top), (last, top), (last, low + 0.5))
+    arrow(axis, (x + 1.35, middle), (plus, middle), (plus, top - 0.12))
+    arrow(axis, (blocks, top), (blocks, middle + 0.5))
+    arrow(axis, (branch, top), (branch, low + 0.3), (blocks + 1.35, low + 0.3))
+    draw_sign(axis, plus, top, "+")
+    axis.text(plus + 0.3, top + 0.12, "time and pooled text, to all blocks and out_layer", fontsize=10)
+
+
+def draw_sign(axis: Axes, x: float, y: float, sign: str) -> None:
+    axis.text(x, y, sign, ha="center", va="center", fontsize=13, bbox={"boxstyle": "circle,pad=0.1", "fc": "white"})
+
+
+# The block's drawing, in inches: a row for each of its three parts, a column for each kind of step.
+ROWS = {"self_attention": 4.75, "cross_attention": 2.6, "feed_forward": 0.75}
+NORM, SCALE, PROJECT, HEAD_NORM, ROPE, ATTENTION, OUT, GATE, SUM = 1.4, 3.05, 4.6, 6.1, 7.4, 8.7, 10.25, 11.45, 12.15
+START, END, LEVEL = 0.3, 12.45, 0.55  # left, right; from query to key, and from key to value
+Place = Callable[..., Rectangle]  # a module's name, x, y -> its box, with the shape that it gives
+
+
+def block(
+    block: TransformerDecoderBlock,
+    x: torch.Tensor,
+    text_embed: torch.Tensor,
+    time_embed: torch.Tensor,
+    rope: torch.Tensor,
+) -> Figure:
+    """A visual block: self-attention, cross-attention, feed-forward, with the shape that each module gives.
+
+    x (S, D), text_embed (L, D), time_embed (1, time_dim), rope (S, 1, head_dim / 2, 2).
+    """
+    shapes = output_shapes(block, x, text_embed, time_embed, rope)
+    figure, axis = canvas(12.75, 7.1)
+
+    def place(name: str, x: float, y: float, width: float = 1.2, height: float = 0.44) -> Rectangle:
+        colour = WEIGHTS if any(True for _ in block.get_submodule(name).parameters()) else MIXED
+        patch = box(axis, x, y, width, height, f"{name.rpartition('.')[2]}\n{shapes[name]}", colour)
+        patch.set_gid(name)
+        return patch
+
+    draw_modulation(axis, place, time_embed.shape, x.shape[-1], shapes["visual_modulation"][-1])
+    for part, out in zip(ROWS, ("out_layer_self", "out_layer_cross", "feed_forward.out_layer"), strict=True):
+        draw_residual(axis, place, part, out)
+    draw_attention(axis, place, "self_attention")
+    draw_rope(axis, tuple(rope.shape))
+    draw_attention(axis, place, "cross_attention")
+    draw_text(axis, tuple(text_embed.shape))
+    draw_feed_forward(axis, place)
+    axis.text(START - 0.1, ROWS["self_attention"] + 1.25, f"x {tuple(x.shape)}", va="center", fontsize=12)
+    colours = "blue: has weights; grey: has none; orange: what visual_modulation gives"
+    axis.text(START - 0.1, 0.25, colours, va="center", fontsize=11)
+    axis.text(END + 0.1, 0.25, f"x {shapes['']}", ha="right", va="center", fontsize=12)
+    return figure
+
+
+def draw_modulation(axis: Axes, place: Place, time_embed: torch.Size, width: int, numbers: int) -> None:
+    """The time embedding becomes a shift, a scale and a gate, each as wide as a token, for each part of the block."""
+    y = 6.6
+    box(axis, 1.0, y, 1.2, 0.44, f"time_embed\n{tuple(time_embed)}", "white")
+    place("visual_modulation.activation", 2.5, y)
+    place("visual_modulation.out_layer", 4.0, y)
+    axis.text(3.25, y + 0.36, "visual_modulation", ha="center", va="center", fontsize=12, fontweight="bold")
+    for x in (1.0, 2.5):
+        arrow(axis, (x + 0.6, y), (x + 0.9, y))
+    arrow(axis, (4.6, y), (5.1, y))
+    for i in range(numbers // width):
+        x = 5.5 + 0.8 * i + 0.1 * (i // 3)
+        box(axis, x, y, 0.8, 0.44, f"{('shift', 'scale', 'gate')[i % 3]}\n(1, {width})", NUMBERS)
+        if i % 3 == 1:
+            axis.text(x, y + 0.36, f"for {list(ROWS)[i // 3]}", ha="center", va="center", fontsize=11)
+
+
+def draw_residual(axis: Axes, place: Place, part: str, out: str) -> None:
+    """The frame of a row: the norm, scaled and shifted, at its beginning; the gate, and the sum with x, at its end."""
+    y = ROWS[part]
+    over = y + (0.7 if part == "feed_forward" else 0.95)
+    axis.text(START + 0.15, over - 0.2, part, va="center", fontsize=12, fontweight="bold")
+    place(f"{part}_norm", NORM, y, width=1.75)
+    box(axis, SCALE, y, 1.2, 0.44, "× (1 + scale)\n+ shift", NUMBERS)
+    place(out, OUT, y, width=1.3)
+    box(axis, GATE, y, 0.7, 0.44, "× gate", NUMBERS)
+    above = [row for row in ROWS.values() if row > y]
+    into = [(START, over + 0.15)]
+    if above:  # from the row before, as lines of a text go on
+        turn = above[-1] - 0.95
+        into = [(SUM + 0.13, above[-1]), (END, above[-1]), (END, turn), (START, turn)]
+    arrow(axis, *into, (START, y), (NORM - 0.875, y))
+    arrow(axis, (NORM + 0.875, y), (SCALE - 0.6, y))
+    arrow(axis, (OUT + 0.65, y), (GATE - 0.35, y))
+    arrow(axis, (GATE + 0.35, y), (SUM - 0.13, y))
+    arrow(axis, (START, over), (SUM, over), (SUM, y + 0.13))
+    draw_sign(axis, SUM, y, "+")
+    if part == "feed_forward":
+        arrow(axis, (SUM + 0.13, y), (END, y), (END, y - 0.35))
+
+
+def draw_attention(axis: Axes, place: Place, name: str) -> None:
+    y = ROWS[name]
+    for part, level in (("query", LEVEL), ("key", 0.0), ("value", -LEVEL)):
+        place(f"{name}.to_{part}", PROJECT, y + level)
+        if part == "value":
+            arrow(axis, (PROJECT + 0.6, y + level), (ATTENTION - 0.6, y + level))
+        else:
+            place(f"{name}.{part}_norm", HEAD_NORM, y + level)
+            arrow(axis, (PROJECT + 0.6, y + level), (HEAD_NORM - 0.6, y + level))
+            arrow(axis, (HEAD_NORM + 0.6, y + level), (ATTENTION - 0.6, y + level))
+        if part == "query" or name == "self_attention":
+            arrow(axis, (SCALE + 0.6, y), (PROJECT - 0.6, y + level))
+    place(f"{name}.attention", ATTENTION, y, height=2 * LEVEL + 0.44)
+    arrow(axis, (ATTENTION + 0.6, y), (OUT - 0.65, y))
+
+
+def draw_rope(axis: Axes, shape: tuple[int, ...]) -> None:
+    """Over the arrows from the norms of query and key to self-attention."""
+    y = ROWS["self_attention"] + LEVEL / 2
+    first, last = str(shape[:2])[:-1] + ",", str(shape[2:])[1:]
+    for level in (-LEVEL / 2, LEVEL / 2):
+        arrow(axis, (HEAD_NORM + 0.6, y + level), (ROPE - 0.45, y + level))
+    box(axis, ROPE, y, 0.9, LEVEL + 0.44, f"RoPE\n{first}\n{last}", MIXED)
+
+
+def draw_text(axis: Axes, shape: tuple[int, ...]) -> None:
+    """The text gives cross-attention its keys and values."""
+    y = ROWS["cross_attention"]
+    box(axis, SCALE, y - LEVEL, 1.2, 0.44, f"text_embed\n{shape}", "white")
+    for level in (0.0, -LEVEL):
+        arrow(axis, (SCALE + 0.6, y - LEVEL), (PROJECT - 0.6, y + level))
+
+
+def draw_feed_forward(axis: Axes, place: Place) -> None:
+    y = ROWS["feed_forward"]
+    place("feed_forward.in_layer", PROJECT, y)
+    place("feed_forward.activation", HEAD_NORM, y)
+    arrow(axis, (SCALE + 0.6, y), (PROJECT - 0.6, y))
+    arrow(axis, (PROJECT + 0.6, y), (HEAD_NORM - 0.6, y))
+    arrow(axis, (HEAD_NORM + 0.6, y), (OUT - 0.65, y))
+
+
+REPEATED = "#767676"  # the colour of what all ranks do alike
+COMPUTING, LARGEST, LANE = 1.75, 1.5, 0.4  # inches: a stretch of computing, the largest collective, a rank
+
+
+def timeline(module: nn.Module, *inputs: torch.Tensor) -> Figure:
+    """What simulated ranks do in a forward of a sharded module, in its order: compute, meet in a collective, compute.
+
+    A collective is as wide as the bytes that each rank sends in it; computing has one width, since it sends none.
+    Nothing is in seconds. A module in grey gives the same on all ranks, so each rank does all of its work.
+    """
+    events = trace(module, *inputs)
+    ranks = next(len(event.given) for event in events if isinstance(event, Step))
+    most = max((event.wire(ranks) for event in events if isinstance(event, Entry)), default=1.0)
+    stretches = by_collective(events)
+    widths = [LARGEST * entry.wire(ranks) / most if entry else 0.0 for _, entry in stretches]
+    names = 0.19 * max(len(steps) for steps, _ in stretches)
+    figure, axis = canvas(0.8 + COMPUTING * len(stretches) + sum(widths) + 0.6, LANE * ranks + names + 1.75)
+    top = LANE * ranks + 1.55
+    for rank in range(ranks):
+        axis.text(0.1, top - LANE * (rank + 0.5), f"rank {rank}", va="center", fontsize=11)
+    x, sent = 0.8, 0.0
+    axis.text(x, 1.28, "0 B", ha="center", va="center", fontsize=10)
+    for (steps, entry), width in zip(stretches, widths, strict=True):
+        draw_computing(axis, x, top, steps, ranks)
+        x += COMPUTING
+        if entry:
+            draw_meeting(axis, x, width, top, entry, entry.wire(ranks))
+            sent += entry.wire(ranks)
+            x += width
+            axis.text(x, 1.28, size(sent), ha="center", va="center", fontsize=10)
+    note = (
+        "Axis: bytes that each rank has sent, by the ring formula, not seconds; "
+        "computing sends none, and has one width. Grey modules: the same on all ranks."
+    )
+    axis.text(0.1, 0.2, note, va="center", fontsize=10)
+    return figure
+
+
+def draw_computing(axis: Axes, x: float, top: float, steps: list[Step], ranks: int) -> None:
+    """A stretch of every lane, and the modules that run in it; no bytes are sent meanwhile."""
+    for rank in range(ranks):
+        style = {"facecolor": rank_colour(rank), "edgecolor": "white", "linewidth": 2}
+        axis.add_patch(Rectangle((x, top - LANE * (rank + 1)), COMPUTING, LANE, **style))
+    for i, step in enumerate(reversed(steps)):
+        colour = REPEATED if alike(step.computed) else "black"
+        axis.text(x + 0.05, top + 0.12 + 0.19 * i, step.name.rpartition(".")[2], va="center", fontsize=10, color=colour)
+    axis.plot([x, x + COMPUTING], [1.45, 1.45], color="black", linewidth=1, linestyle=":")
+
+
+def draw_meeting(axis: Axes, x: float, width: float, top: float, entry: Entry, sends: float) -> None:
+    """A collective across all lanes, in which each rank sends so many bytes."""
+    box(axis, x + width / 2, (1.55 + top) / 2, width, top - 1.55, "", MEETING).set_edgecolor(MEETING)
+    axis.plot([x, x + width], [1.45, 1.45], color="black", linewidth=3, solid_capstyle="butt")
+    if width > 0.9:
+        style = {"color": "white", "ha": "center", "va": "center", "fontsize": 11, "zorder": 5}
+        axis.text(x + width / 2, (1.55 + top) / 2, f"each rank\nsends\n{size(sends)}", **style)
+    label = f"{entry.collective}, {size(entry.payload)}\nin " + entry.module.replace(".", ".\n")
+    axis.text(x + width / 2, 1.08, label, ha="center", va="top", fontsize=10, linespacing=1.2)
+
+
+def by_collective(events: list[Step | Entry]) -> list[tuple[list[Step], Entry | None]]:
+    """The steps before each collective, with it; after the last one, those that are left."""
+    stretches, steps = [], []
+    for event in events:
+        if isinstance(event, Entry):
+            stretches.append((steps, event))
+            steps = []
+        else:
+            steps.append(event)
+    return [*stretches, (steps, None)] if steps else stretches

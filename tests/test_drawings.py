@@ -1,0 +1,245 @@
+"""Figures show what is there: the parts that ranks hold, every module of a block, every collective of the ledger."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from kandinsky_mini import lab
+from kandinsky_mini.config import load_config
+from kandinsky_mini.lab.diagrams import REPEATED, block, crossdit, timeline
+from kandinsky_mini.lab.drawings import MEETING, held, linear_split, megatron, placement_maps
+from kandinsky_mini.lab.ledger import Ledger, size
+from kandinsky_mini.lab.pictures import MIXED, RANK_COLOURS, frames_of, heads, side_by_side
+from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.parallelize import parallelize_dit
+
+RANKS = 4
+
+
+@pytest.fixture(scope="module")
+def dit() -> DiffusionTransformer3D:
+    torch.manual_seed(0)
+    small = dataclasses.replace(load_config(None).dit, num_text_blocks=1, num_visual_blocks=1)
+    dit = DiffusionTransformer3D(**dataclasses.asdict(small)).eval()
+    for module in dit.modules():  # zero at first, which would make all ranks' shifts alike
+        if hasattr(module, "activation") and hasattr(module, "out_layer"):
+            nn.init.normal_(module.out_layer.weight, std=0.1)
+    return dit
+
+
+@pytest.fixture(scope="module")
+def inputs(dit) -> tuple[torch.Tensor, ...]:
+    """x, text, time and RoPE of a block, of 2 x 3 x 4 tokens and 5 words."""
+    torch.manual_seed(0)
+    rope = dit.visual_rope_embeddings([torch.arange(2), torch.arange(3), torch.arange(4)], (1.0, 1.0, 1.0))
+    return torch.randn(24, 256), torch.randn(5, 256), torch.randn(1, 128), rope
+
+
+def first_block(mesh, dit):
+    return parallelize_dit(copy.deepcopy(dit), mesh).visual_transformer_blocks[0]
+
+
+def draw(function, *inputs, ranks=RANKS):
+    """A figure that is made where its sharded module lives."""
+    return lab.ranks(ranks).run(function, *inputs)[0]
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in axis.texts if text.get_text()]
+
+
+def colours(figure) -> list[str]:
+    return [to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches]
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (18, 8), (5, 18), (3, 5)])
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])
+def test_ranks_are_drawn_to_hold_what_pytorch_gives_them(shape, placement):
+    whole = torch.arange(shape[0] * shape[1]).view(shape)
+
+    def place(mesh):
+        return distribute_tensor(whole, mesh, [placement])
+
+    slices = lab.ranks(RANKS).run(lambda mesh: held(place(mesh)))[0]
+    for part, here in zip(lab.ranks(RANKS).run(place), slices, strict=True):
+        assert torch.equal(part, whole[here])
+
+
+# Sides of the parts of a map of 8 x 8 numbers, in inches, and their colours, from the last rank to the first.
+OF_RANKS = list(reversed(RANK_COLOURS[:RANKS]))
+MAPS = [
+    (Shard(0), (1.1, 0.275), OF_RANKS),
+    (Shard(1), (0.275, 1.1), OF_RANKS),
+    (Partial(), (1.1, 1.1), OF_RANKS),
+    (Replicate(), (1.1, 1.1), [MIXED]),
+]
+
+
+@pytest.mark.parametrize(("placement", "sides", "expected"), MAPS)
+def test_a_map_has_a_part_for_each_rank(placement, sides, expected):
+    def maps(mesh):
+        return placement_maps(
+            {"x": DTensor.from_local(torch.ones(8, 8), mesh, [placement], shape=(8, 8), stride=(8, 1))}
+        )
+
+    figure = draw(maps)
+    parts = figure.axes[0].patches[: len(expected)]
+    assert colours(figure) == [*expected, *RANK_COLOURS[:RANKS], MIXED]  # the legend last
+    assert [(part.get_width(), part.get_height()) for part in parts] == [pytest.approx(sides)] * len(parts)
+
+
+def test_a_block_is_mapped_with_every_weight(dit):
+    figure = draw(lambda mesh: placement_maps(dict(first_block(mesh, dit).named_parameters())))
+    titles = {f"{name}\n{tuple(p.shape)}" for name, p in dit.visual_transformer_blocks[0].named_parameters()}
+    assert {title.replace(".", "\n", 1) for title in titles} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(("style", "owners"), [(ColwiseParallel(), (12, 1)), (RowwiseParallel(), (1, 8))])
+def test_a_linear_layer_is_drawn_as_it_is_stored(style, owners):
+    stored = linear_split(style, RANKS).axes[3].images[0].get_array()
+    by_rank = torch.arange(max(owners)).div(max(owners) / RANKS, rounding_mode="floor").view(owners).expand(12, 8)
+    assert torch.equal(torch.tensor(stored), by_rank)
+
+
+def test_the_block_is_drawn_with_every_module_that_has_weights(dit, inputs):
+    drawn = dit.visual_transformer_blocks[0]
+    figure = block(drawn, *inputs)
+    boxes = {patch.get_gid(): to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches if patch.get_gid()}
+    with_weights = {name for name, module in drawn.named_modules() if list(module.parameters(recurse=False))}
+    assert with_weights == {name for name, colour in boxes.items() if colour == RANK_COLOURS[0]}
+    leaves = {name for name, module in drawn.named_modules() if not list(module.children())}
+    assert leaves == set(boxes)
+    assert {"to_query\n(24, 256)", "to_key\n(5, 256)", "attention\n(24, 8, 32)"} <= set(texts(figure))
+
+
+MLP = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+
+
+def draw_mlp(mesh, plan):
+    return megatron(parallelize_module(copy.deepcopy(MLP), mesh, plan), torch.ones(3, 8))
+
+
+def test_megatron_s_pair_meets_once():
+    figure = draw(draw_mlp, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    assert [text for text in texts(figure) if text.startswith("all_")] == ["all_reduce, 96 B"]
+    headers = {"layer 0\nW (8, 32)\nby columns", "columns", "layer 2\nW (32, 8)\nby rows", "terms of\na sum", "output"}
+    assert headers <= set(texts(figure))
+    assert colours(figure)[-RANKS:] == [MIXED] * RANKS  # the output is the same for all
+
+
+def test_rows_first_meet_twice():
+    rows_first = {
+        "0": RowwiseParallel(input_layouts=Replicate()),
+        "2": ColwiseParallel(output_layouts=Replicate()),
+    }
+    meetings = [text for text in texts(draw(draw_mlp, rows_first)) if text.startswith("all_")]
+    assert meetings == ["all_reduce, 384 B", "all_gather, 96 B"]
+
+
+def test_a_layer_that_is_not_split_is_drawn_whole():
+    assert "layer 2\nW (32, 8)\nwhole" in texts(draw(draw_mlp, {"0": ColwiseParallel(output_layouts=Replicate())}))
+
+
+def test_each_rank_attends_with_its_own_heads(dit, inputs):
+    names = [f"self_attention.{name}" for name in ("to_query", "to_key", "to_value", "attention")]
+    figure = draw(lambda mesh: megatron(first_block(mesh, dit), *inputs, only=[*names, "out_layer_self"]))
+    assert texts(figure).count("3 × (24, 64)") == texts(figure).count("(24, 2, 32)") == RANKS
+    assert [text for text in texts(figure) if text.startswith("all_")] == ["all_reduce, 24 KiB"]
+
+
+@pytest.mark.parametrize("drawing", [megatron, timeline])
+def test_what_is_not_sharded_is_refused(drawing):
+    with pytest.raises(ValueError, match="no weight of this module is sharded"):
+        drawing(MLP, torch.ones(3, 8))
+
+
+def test_a_name_that_the_module_does_not_have_is_refused(dit, inputs):
+    with pytest.raises(AttributeError, match="to_qeury"):
+        draw(lambda mesh: megatron(first_block(mesh, dit), *inputs, only=["self_attention.to_qeury"]))
+
+
+def test_the_timeline_has_the_ledger_s_collectives_in_their_order(dit, inputs):
+    def both(mesh):
+        module = first_block(mesh, dit)
+        figure = timeline(module, *inputs)
+        with Ledger(RANKS, module) as ledger:
+            module(*inputs)
+        return figure, ledger.entries
+
+    figure, entries = draw(both)
+    labels = [text.replace(".\n", ".") for text in texts(figure) if text.startswith(("all_", "reduce_"))]
+    assert labels == [f"{entry.collective}, {size(entry.payload)}\nin {entry.module}" for entry in entries]
+    assert len(entries) == 4
+    sent = sum(entry.wire(RANKS) for entry in entries)
+    assert size(sent) in texts(figure)
+    bars = [patch.get_width() for patch in figure.axes[0].patches if to_hex(patch.get_facecolor()) == MEETING]
+    assert bars == pytest.approx([entry.wire(RANKS) / sent * sum(bars) for entry in entries])
+
+
+def test_what_all_ranks_repeat_is_grey_in_the_timeline(dit, inputs):
+    figure = draw(lambda mesh: timeline(first_block(mesh, dit), *inputs), ranks=2)
+    grey = {text.get_text() for text in figure.axes[0].texts if text.get_color() == REPEATED}
+    assert grey == {"activation", "self_attention_norm", "cross_attention_norm", "feed_forward_norm"}
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(8, 4), (28, 8), (28, 4), (8, 3), (2, 8)])
+def test_heads_have_the_colour_of_their_rank(count, ranks):
+    figure = heads(count, ranks)
+    shares = [part.tolist() for part in torch.arange(count).tensor_split(ranks)]
+    expected = [RANK_COLOURS[rank] for rank, share in enumerate(shares) for _ in share]
+    assert [colour for colour in colours(figure) if colour != "#ffffff"] == expected
+    assert [text for text in texts(figure) if text.isdigit()] == [str(head) for head in range(count)]
+    waiting = sum(len(shares[0]) - len(share) for share in shares)
+    assert colours(figure).count("#ffffff") == waiting
+    assert ("do not divide" in texts(figure)[0]) == (count % ranks > 0)
+
+
+def test_uneven_heads_are_told():
+    title, remark, *_ = texts(heads(28, 8))
+    assert title == "28 heads do not divide by 8. Uneven, on 8 ranks: 4, 4, 4, 4, 3, 3, 3, 3"
+    assert remark.startswith("28 divides by 1, 2, 4, 7, 14 and 28.") and "87.5%" in remark
+
+
+def test_videos_stand_side_by_side_frame_by_frame():
+    clip = np.random.default_rng(0).integers(0, 255, (9, 4, 6, 3), dtype=np.uint8)
+    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # as the pipeline gives it
+    figure = side_by_side({"1 rank": video, "2 ranks": clip})
+    shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    assert all(np.array_equal(picture, clip[i]) for picture, i in zip(shown, [0, 4, 8, 0, 4, 8], strict=True))
+    assert [axis.get_title() for axis in figure.axes] == ["frame 0", "frame 4", "frame 8", "", "", ""]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["1 rank", "", "", "2 ranks", "", ""]
+    assert [axis.get_title() for axis in frames_of(clip, 2).axes] == ["frame 0", "frame 8"]
+
+
+def test_videos_of_other_lengths_are_not_compared():
+    with pytest.raises(ValueError, match=r"\(4, 2, 2, 3\), \(5, 2, 2, 3\)"):
+        side_by_side({"1 rank": np.zeros((4, 2, 2, 3)), "2 ranks": np.zeros((5, 2, 2, 3))})
+
+
+def figures(dit, inputs):
+    latent = torch.randn(2, 6, 8, 16)
+    positions = [torch.arange(2), torch.arange(3), torch.arange(4)], torch.arange(5)
+    yield crossdit(dit, latent, torch.randn(5, 128), torch.randn(1, 128), torch.tensor([500.0]), *positions)
+    yield block(dit.visual_transformer_blocks[0], *inputs)
+    yield from (heads(*pair) for pair in ((28, 8), (28, 1), (8, 3)))
+    yield draw(draw_mlp, {"0": ColwiseParallel(), "2": RowwiseParallel()}, ranks=8)
+    yield draw(lambda mesh: timeline(first_block(mesh, dit), *inputs), ranks=2)
+    yield draw(lambda mesh: placement_maps(dict(first_block(mesh, dit).named_parameters())), ranks=8)
+
+
+def test_text_is_large_enough_for_a_slide_and_inside_the_figure(dit, inputs):
+    for figure in figures(dit, inputs):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for text in figure.axes[0].texts:
+            assert text.get_fontsize() >= 10 or not text.get_text()
+            extent = text.get_window_extent(renderer)
+            assert extent.x0 >= 0 and extent.y0 >= 0, text
+            assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
