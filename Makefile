@@ -13,10 +13,10 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak evaluate check notebooks lab lock clean
+.PHONY: help demo test soak evaluate figures check notebooks screenshots lab lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo "The first call sets up .venv (about 2 minutes, 2 GB). On Linux without a GPU, spare yourself gigabytes"
 	@echo "of CUDA: give the address of PyTorch's CPU package index, as in  make demo TORCH_INDEX=ADDRESS"
 
@@ -34,11 +34,19 @@ soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20
 evaluate: .venv/installed  ## how often prompts of scenes never trained on come true (half an hour)
 	$(VENV_PYTHON) launch/evaluate_mini.py --out assets/benchmarks/evaluate_mini.json
 
+figures: .venv/installed  ## draw the benchmark's figures anew, from assets/benchmarks alone
+	@$(VENV_PYTHON) launch/plot.py
+
 check: .venv/installed  ## can this machine run the workshop? one line per requirement
 	@$(VENV_PYTHON) -m kandinsky_mini.lab.check
 
 notebooks: .venv/installed  ## run every notebook and store its outputs
 	$(VENV_PYTHON) .ci/notebooks.py notebooks/*.ipynb
+
+screenshots: .venv/installed  ## run every notebook in a browser, move its widgets, save pictures in runs/screenshots
+	@command -v npm >/dev/null || { echo "npm was not found: install Node.js 20.11 or newer"; exit 1; }
+	@cd .ci/browser && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	node .ci/browser/look.mjs
 
 lab: .venv/installed  ## open the first lesson in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb

@@ -53,12 +53,12 @@ def gathered(mesh):
 ANSWERS = {
     "not tried yet; target: 1 all_reduce of 8 B": lambda mesh: ...,
     "right: 1 all_reduce of 8 B": summed,
-    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]": own,
-    "not yet: rank 0 has [24.0, 240.0], not [6.0, 60.0]": lambda mesh: summed(mesh, times=2),
-    "not yet: rank 0 has shape (1,), not (2,)": lambda mesh: summed(mesh)[:1],
-    "not yet: rank 0 gives int, not a tensor": lambda mesh: 6,
-    "not yet: rank 0 gives NoneType, not a tensor": lambda mesh: None,
-    "not yet: ZeroDivisionError: division by zero": lambda mesh: 1 / 0,
+    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. Ask.": own,
+    "not yet: rank 0 has [24.0, 240.0], not [6.0, 60.0]. Ask.": lambda mesh: summed(mesh, times=2),
+    "not yet: rank 0 has shape (1,), not (2,). Ask.": lambda mesh: summed(mesh)[:1],
+    "not yet: rank 0 gives int, not a tensor. Ask.": lambda mesh: 6,
+    "not yet: rank 0 gives NoneType, not a tensor. Ask.": lambda mesh: None,
+    "not yet: ZeroDivisionError: division by zero. Ask.": lambda mesh: 1 / 0,
     "right values, but they took 1 all_gather of 32 B; target: 1 all_reduce of 8 B. Ask.": gathered,
 }
 
@@ -73,7 +73,7 @@ def test_an_exercise_says_what_is_wrong(verdict, capsys):
 def test_a_large_difference_is_told_by_its_size(capsys):
     right = torch.arange(20.0)
     lab.grade(lambda mesh: right + 0.5, ranks=1, expected=[right], target=[])
-    assert capsys.readouterr().out == "not yet: rank 0 is up to 0.5 away from the right values\n"
+    assert capsys.readouterr().out == "not yet: rank 0 is up to 0.5 away from the right values.\n"
 
 
 def tagged_cells(path: Path) -> list[tuple[str, dict]]:

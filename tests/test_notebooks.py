@@ -1,6 +1,7 @@
 """Notebooks as they are stored: whole, small, run from top to bottom, and true to any machine."""
 
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
@@ -32,6 +33,10 @@ def test_cells_can_be_read_on_one_screen(notebook):
     for cell in code_cells(notebook):
         lines = cell.source.splitlines()
         assert len(lines) <= MOST_LINES and max(map(len, lines)) <= MOST_COLUMNS, cell.source
+
+
+def test_most_cells_are_short(notebook):
+    assert statistics.median(len(cell.source.splitlines()) for cell in code_cells(notebook)) < 12
 
 
 def test_no_output_is_an_error_a_live_widget_or_of_one_machine(notebook):

@@ -171,9 +171,9 @@ def test_a_row_wise_bias_added_by_every_rank_is_noticed():
 @pytest.mark.parametrize(
     ("sizes", "ranks", "message"),
     [
-        ({}, 3, "3 ranks: 8 heads do not divide by 3; this model runs on 1, 2, 4 or 8 ranks"),
-        ({"ff_dim": 130}, 4, "130 ff_dim do not divide by 4; this model runs on 1 or 2 ranks"),
-        ({"time_dim": 36}, 8, "36 time_dim do not divide by 8; this model runs on 1, 2 or 4 ranks"),
+        ({}, 3, "3 ranks: 8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        ({"ff_dim": 130}, 4, "130 ff_dim are not divisible by 4; this model runs on 1 or 2 ranks"),
+        ({"time_dim": 36}, 8, "36 time_dim are not divisible by 8; this model runs on 1, 2 or 4 ranks"),
     ],
 )
 def test_ranks_that_do_not_divide_are_refused_before_anything_is_sharded(sizes, ranks, message):

@@ -94,7 +94,7 @@ def test_ranks_that_do_not_divide_are_refused_by_name_and_once(tiny_config, tmp_
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     status, _, err = end(start(launcher, "--config", str(tiny_config), "--path", str(tmp_path / "a.mp4")))
     assert status != 0
-    assert err.count("error: tensor parallelism over 3 ranks: 2 heads do not divide by 3") == 1
+    assert err.count("error: tensor parallelism over 3 ranks: 2 heads are not divisible by 3") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,5 +103,5 @@ def test_lite_on_eight_ranks_is_refused_before_its_weights_are_looked_for(tmp_pa
     from kandinsky_mini.config import CONFIGS
 
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(ValueError, match="28 heads do not divide by 8; this model runs on 1, 2 or 4 ranks"):
+    with pytest.raises(ValueError, match="28 heads are not divisible by 8; this model runs on 1, 2 or 4 ranks"):
         get_T2V_pipeline("cpu", CONFIGS / "lite_5s.yaml")

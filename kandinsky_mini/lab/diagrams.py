@@ -11,16 +11,19 @@ from torch import nn
 from ..models.dit import DiffusionTransformer3D, TransformerDecoderBlock
 from .drawings import MEETING, Step, alike, trace
 from .ledger import Entry, size
-from .pictures import MIXED, RANK_COLOURS, arrow, box, canvas, rank_colour
+from .pictures import MIXED, arrow, box, canvas, rank_colour
 
-WEIGHTS, NUMBERS = RANK_COLOURS[:2]  # colours: of modules with weights, of what modulation gives
+WEIGHTS, NUMBERS = "#d9cff2", "#e3efbf"  # no rank's colours: of modules with weights, of what modulation gives
+BLOCKS = "#bfa8e6"  # where most of the weights are
 
 
-def output_shapes(model: nn.Module, *inputs) -> dict[str, tuple[int, ...]]:
-    """The shape of what each module gives in a forward, by its name; the model's own name is empty."""
+def forward_shapes(model: nn.Module, *inputs) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes of what each module is given first and of what it gives, by its name; the model's own is empty."""
     shapes, hooks = {}, []
     for name, module in model.named_modules():
-        note = lambda _, __, output, name=name: shapes.__setitem__(name, tuple(output.shape))  # noqa: E731
+        note = lambda _, args, output, name=name: shapes.__setitem__(  # noqa: E731
+            name, (tuple(args[0].shape) if isinstance(args[0], torch.Tensor) else (), tuple(output.shape))
+        )
         hooks.append(module.register_forward_hook(note))
     with torch.no_grad():
         model(*inputs)
@@ -48,8 +51,8 @@ ARROWS = (  # from, to; the time embedding goes to all blocks and the output lay
 
 
 def crossdit(dit: DiffusionTransformer3D, *inputs) -> Figure:
-    """The parts of the model, with their number of parameters and the shape that each gives for these inputs."""
-    shapes = output_shapes(dit, *inputs)
+    """The parts of the model, with their number of parameters and what they make of these inputs, in shapes."""
+    shapes = forward_shapes(dit, *inputs)
     figure, axis = canvas(12.9, 4.5)
     centres = {name: (1.5 + 3.3 * column, 0.65 + 1.6 * row) for name, column, row in PLACES}
     for name, (x, y) in centres.items():
@@ -57,9 +60,9 @@ def crossdit(dit: DiffusionTransformer3D, *inputs) -> Figure:
         millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
         several = isinstance(module, nn.ModuleList)
         title = f"{name} × {len(module)}" if several else name
-        shape = shapes[f"{name}.{len(module) - 1}" if several else name]
-        text = f"{title}\n\n{millions:.2f} M, gives {shape}"
-        box(axis, x, y, 2.7, 1, text, RANK_COLOURS[1] if several else RANK_COLOURS[0])
+        given, gives = shapes[f"{name}.{len(module) - 1}" if several else name]
+        text = f"{title}\n{millions:.2f} M parameters\n{given} → {gives}"
+        box(axis, x, y, 2.7, 1, text, BLOCKS if several else WEIGHTS)
     for start, end in ARROWS:
         (x0, y0), (x1, y1) = centres[start], centres[end]
         arrow(axis, *(((x0 + 1.35, y0), (x1 - 1.35, y1)) if y0 == y1 else ((x0, y0 - 0.5), (x1, y1 + 0.5))))
@@ -102,7 +105,7 @@ def block(
 
     x (S, D), text_embed (L, D), time_embed (1, time_dim), rope (S, 1, head_dim / 2, 2).
     """
-    shapes = output_shapes(block, x, text_embed, time_embed, rope)
+    shapes = {name: gives for name, (_, gives) in forward_shapes(block, x, text_embed, time_embed, rope).items()}
     figure, axis = canvas(12.75, 7.1)
 
     def place(name: str, x: float, y: float, width: float = 1.2, height: float = 0.44) -> Rectangle:
@@ -115,12 +118,12 @@ def block(
     for part, out in zip(ROWS, ("out_layer_self", "out_layer_cross", "feed_forward.out_layer"), strict=True):
         draw_residual(axis, place, part, out)
     draw_attention(axis, place, "self_attention")
-    draw_rope(axis, tuple(rope.shape))
+    draw_rope(axis)
     draw_attention(axis, place, "cross_attention")
     draw_text(axis, tuple(text_embed.shape))
     draw_feed_forward(axis, place)
     axis.text(START - 0.1, ROWS["self_attention"] + 1.25, f"x {tuple(x.shape)}", va="center", fontsize=12)
-    colours = "blue: has weights; grey: has none; orange: what visual_modulation gives"
+    colours = "violet: has weights; grey: has none; green: what visual_modulation gives"
     axis.text(START - 0.1, 0.25, colours, va="center", fontsize=11)
     axis.text(END + 0.1, 0.25, f"x {shapes['']}", ha="right", va="center", fontsize=12)
     return figure
@@ -129,7 +132,7 @@ def block(
 def draw_modulation(axis: Axes, place: Place, time_embed: torch.Size, width: int, numbers: int) -> None:
     """The time embedding becomes a shift, a scale and a gate, each as wide as a token, for each part of the block."""
     y = 6.6
-    box(axis, 1.0, y, 1.2, 0.44, f"time_embed\n{tuple(time_embed)}", "white")
+    box(axis, 1.0, y, 1.2, 0.44, f"time + text\n{tuple(time_embed)}", "white")
     place("visual_modulation.activation", 2.5, y)
     place("visual_modulation.out_layer", 4.0, y)
     axis.text(3.25, y + 0.36, "visual_modulation", ha="center", va="center", fontsize=12, fontweight="bold")
@@ -183,13 +186,12 @@ def draw_attention(axis: Axes, place: Place, name: str) -> None:
     arrow(axis, (ATTENTION + 0.6, y), (OUT - 0.65, y))
 
 
-def draw_rope(axis: Axes, shape: tuple[int, ...]) -> None:
+def draw_rope(axis: Axes) -> None:
     """Over the arrows from the norms of query and key to self-attention."""
     y = ROWS["self_attention"] + LEVEL / 2
-    first, last = str(shape[:2])[:-1] + ",", str(shape[2:])[1:]
     for level in (-LEVEL / 2, LEVEL / 2):
         arrow(axis, (HEAD_NORM + 0.6, y + level), (ROPE - 0.45, y + level))
-    box(axis, ROPE, y, 0.9, LEVEL + 0.44, f"RoPE\n{first}\n{last}", MIXED)
+    box(axis, ROPE, y, 0.9, LEVEL + 0.44, "RoPE", MIXED)
 
 
 def draw_text(axis: Axes, shape: tuple[int, ...]) -> None:
@@ -209,7 +211,7 @@ def draw_feed_forward(axis: Axes, place: Place) -> None:
     arrow(axis, (HEAD_NORM + 0.6, y), (OUT - 0.65, y))
 
 
-REPEATED = "#767676"  # the colour of what all ranks do alike
+REPEATED = "#5f6b7a"  # the colour of what all ranks do alike
 COMPUTING, LARGEST, LANE = 1.75, 1.5, 0.4  # inches: a stretch of computing, the largest collective, a rank
 
 
@@ -230,7 +232,7 @@ def timeline(module: nn.Module, *inputs: torch.Tensor) -> Figure:
     for rank in range(ranks):
         axis.text(0.1, top - LANE * (rank + 0.5), f"rank {rank}", va="center", fontsize=11)
     x, sent = 0.8, 0.0
-    axis.text(x, 1.28, "0 B", ha="center", va="center", fontsize=10)
+    axis.text(x, 1.28, "0 KiB", ha="center", va="center", fontsize=10)
     for (steps, entry), width in zip(stretches, widths, strict=True):
         draw_computing(axis, x, top, steps, ranks)
         x += COMPUTING
@@ -238,7 +240,7 @@ def timeline(module: nn.Module, *inputs: torch.Tensor) -> Figure:
             draw_meeting(axis, x, width, top, entry, entry.wire(ranks))
             sent += entry.wire(ranks)
             x += width
-            axis.text(x, 1.28, size(sent), ha="center", va="center", fontsize=10)
+            axis.text(x, 1.28, f"{sent / 1024:,.1f} KiB", ha="center", va="center", fontsize=10)
     note = (
         "Axis: bytes that each rank has sent, by the ring formula, not seconds; "
         "computing sends none, and has one width. Grey modules: the same on all ranks."
@@ -254,7 +256,8 @@ def draw_computing(axis: Axes, x: float, top: float, steps: list[Step], ranks: i
         axis.add_patch(Rectangle((x, top - LANE * (rank + 1)), COMPUTING, LANE, **style))
     for i, step in enumerate(reversed(steps)):
         colour = REPEATED if alike(step.computed) else "black"
-        axis.text(x + 0.05, top + 0.12 + 0.19 * i, step.name.rpartition(".")[2], va="center", fontsize=10, color=colour)
+        name = step.name.removeprefix("visual_").removeprefix("self_attention.").removeprefix("cross_attention.")
+        axis.text(x + 0.05, top + 0.12 + 0.19 * i, name, va="center", fontsize=10, color=colour)
     axis.plot([x, x + COMPUTING], [1.45, 1.45], color="black", linewidth=1, linestyle=":")
 
 

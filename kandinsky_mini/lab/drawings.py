@@ -269,7 +269,9 @@ def step_column(step: Step, linked: bool) -> Column:
     name = f"layer {name}" if name.isdigit() else name
     if not isinstance(step.module, nn.Linear):
         kind = type(step.module).__name__
-        return Column(name, 1.2, lambda axis, x, y, rank: box(axis, x, y, 0.9, 0.36, kind, "white"), linked)
+        same = alike(step.computed)
+        fill = [MIXED if same else rank_colour(rank) for rank in range(len(step.given))]
+        return Column(name, 1.2, lambda axis, x, y, rank: box(axis, x, y, 0.9, 0.36, kind, fill[rank]), linked)
     weight = step.module.weight
     shape = tuple(weight.shape)[::-1]
     whole, placement = [slice(0, length) for length in shape], placement_of(weight)

@@ -72,12 +72,13 @@ def _verdict(
     try:
         outputs = SimulatedRanks(ledger.ranks).run(function, *inputs)
     except Exception as error:  # any mistake of a learner's is for the learner to read
-        return f"not yet: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        reason = str(error).strip().splitlines()[0] if str(error) else ""
+        return f"not yet: {type(error).__name__}: {reason}. {hint}".rstrip()
     if all(output is ... for output in outputs):
         return f"not tried yet; target: {goal}"
     for rank, (output, right) in enumerate(zip(outputs, expected, strict=True)):
         if problem := _difference(output, right):
-            return f"not yet: rank {rank} {problem}"
+            return f"not yet: rank {rank} {problem}. {hint}".rstrip()
     if sorted((entry.collective, entry.payload) for entry in ledger.entries) != sorted(target):
         return f"right values, but they took {summary(ledger.entries)}; target: {goal}. {hint}".rstrip()
     return f"right: {goal}"

@@ -1,5 +1,6 @@
 """Pictures for the notebooks. They are PNG, so that a page that does not play videos shows them too."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -124,12 +125,16 @@ def on_ranks(stages: dict[str, Sequence[torch.Tensor]]) -> Figure:
                 axis.text(place + 0.5, rank + 0.5, f"{value:g}", ha="center", va="center", fontsize=12)
         axis.set(xlim=(0, width), ylim=(len(first), 0), xticks=[], yticks=[rank + 0.5 for rank in range(len(first))])
         axis.set_yticklabels([f"rank {rank}" for rank in range(len(first))], fontsize=11)
-        axis.set_title(title.replace(" ", "\n", 1), fontsize=12)
+        axis.set_title(wrap_title(title, 6 * width), fontsize=12)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     figure.tight_layout(pad=0.4, w_pad=2)
     plt.close(figure)
     return figure
+
+
+def wrap_title(title: str, letters: int) -> str:
+    return textwrap.fill(title, max(9, letters), break_long_words=False, break_on_hyphens=False)
 
 
 def rule(axis: Axes, rows: int, columns: int, colour: str) -> None:
@@ -164,10 +169,10 @@ def heads(count: int, ranks: int) -> Figure:
     each, more = divmod(count, ranks)
     shares = [each + (rank < more) for rank in range(ranks)]
     *most, last = [str(n) for n in range(1, count + 1) if count % n == 0]
-    fits = f"{count} divides by {', '.join(most)} and {last}" if most else f"{count} divides by {last}"
+    fits = f"{count} is divisible by {', '.join(most)} and {last}" if most else f"{count} is divisible by {last}"
     title = f"{count} heads on {ranks} ranks: {each} each" if ranks > 1 else f"{count} heads on 1 rank"
     if more:
-        title = f"{count} heads do not divide by {ranks}. Uneven, on {ranks} ranks: {', '.join(map(str, shares))}"
+        title = f"{count} heads are not divisible by {ranks}. Uneven, on {ranks} ranks: {', '.join(map(str, shares))}"
         fits += f". If heads take equally long, {count / (ranks * shares[0]):.1%} of the ranks' time is used"
     figure, axis = canvas(max(0.42 * shares[0] + 1.1, 8.0), 0.42 * ranks + 0.8)
     axis.text(0.2, 0.42 * ranks + 0.58, title, va="center", fontsize=13)

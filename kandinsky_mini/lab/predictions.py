@@ -11,7 +11,7 @@ class Prediction:
 
     def __init__(self, question: str, choices: Sequence[str]):
         self.choices = list(choices)
-        self._buttons = ipywidgets.ToggleButtons(options=self.choices, value=None)
+        self._buttons = ipywidgets.ToggleButtons(options=self.choices, value=None, layout={"margin": "8px 0 0 6px"})
         self._buttons.style.button_width = "auto"
         print(question, *(f"- {choice}" for choice in self.choices), sep="\n")  # also where no widget shows
         display(self._buttons)

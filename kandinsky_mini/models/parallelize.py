@@ -114,6 +114,6 @@ def check_divisible(dit: DiffusionTransformer3D, ranks: int) -> None:
         if width % ranks:
             fits = [n for n in range(1, width + 1) if all(w % n == 0 for w in widths.values())]
             raise ValueError(
-                f"tensor parallelism over {ranks} ranks: {width} {name} do not divide by {ranks}; "
+                f"tensor parallelism over {ranks} ranks: {width} {name} are not divisible by {ranks}; "
                 f"this model runs on {', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks"
             )

@@ -1,0 +1,65 @@
+/** What look.mjs calls in the page of a notebook, as `look`. JupyterLab shows its inside as `jupyterapp`. */
+
+/* global jupyterapp */
+const notebook = () => jupyterapp.shell.currentWidget;
+const cells = () => notebook().content.widgets;
+const scroller = () => document.querySelector(".jp-WindowedPanel-outer");
+const source = ({ model }) => model.sharedModel.getSource();
+const nameOf = (cell) =>
+  cell ? `cell [${cell.model.executionCount ?? "*"}] ${source(cell).split("\n")[0]}` : "no cell";
+const around = (element) => element && cells().find(({ node }) => node.contains(element));
+
+// What the kernel says, since an error in a widget's callback is shown in no cell.
+const heard = [];
+const listen = (_, { header, parent_header, content }) => {
+  if (header.msg_type !== "error") return;
+  const asked = ({ outputArea }) => outputArea?.future?.msg.header.msg_id === parent_header.msg_id;
+  heard.push({ cell: cells().find(asked), error: `${content.ename}: ${content.evalue}` });
+};
+
+window.look = {
+  async run() {
+    await jupyterapp.restored;
+    const { context, sessionContext } = notebook();
+    await Promise.all([context.ready, sessionContext.ready]);
+    sessionContext.iopubMessage.connect(listen);
+    await jupyterapp.commands.execute("notebook:run-all-cells");
+  },
+
+  cellOf: (element) => nameOf(around(element)),
+  unfinished: () => cells().filter((cell) => cell.model.executionCount === null && source(cell).trim()).map(nameOf),
+
+  /** Errors since the last call; those of no cell are the widget's. */
+  errors: (widget) => heard.splice(0).map(({ cell, error }) => `${nameOf(cell ?? around(widget))}: ${error}`),
+
+  /** Wait until the kernel has dealt with all that it was sent. */
+  settle: () => notebook().sessionContext.session.kernel.requestExecute({ code: "", silent: true }).done.then(() => {}),
+
+  /** What the cell of a widget shows, without lists and sliders: these change even if the kernel is dead. */
+  shownBeside(widget) {
+    const shown = widget.closest(".jp-Cell-outputArea").cloneNode(true);
+    shown.querySelectorAll(".widget-dropdown, .widget-slider").forEach((control) => control.remove());
+    return shown.innerHTML;
+  },
+
+  /** Where pages begin: at a cell, so that only a cell longer than a page is cut. */
+  pageStarts() {
+    const height = scroller().clientHeight;
+    const origin = scroller().getBoundingClientRect().top - scroller().scrollTop;
+    const starts = [0];
+    for (const { node } of cells()) {
+      const box = node.getBoundingClientRect();
+      const isFull = () => box.bottom - origin > starts.at(-1) + height;
+      if (isFull() && box.top - origin > starts.at(-1)) starts.push(box.top - origin);
+      while (isFull()) starts.push(starts.at(-1) + height);
+    }
+    return starts;
+  },
+
+  async scrollTo(top) {
+    scroller().scrollTo(0, top);
+    await Promise.allSettled([...document.images].map((image) => image.decode()));
+  },
+
+  shutdown: () => notebook().sessionContext.shutdown(),
+};
