@@ -25,7 +25,7 @@ def last_line(models: dict, model_id: str) -> str | None:
 def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, record_timing=False, resources=resources).execute()
+    NotebookClient(notebook, timeout=120, record_timing=False, coalesce_streams=True, resources=resources).execute()
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         for output in cell.outputs:

@@ -8,7 +8,9 @@ python launch/draw_mini.py curves   # the training, from assets/weights/mini/tra
 
 import argparse
 import json
+import random
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,6 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from kandinsky_mini import get_T2V_pipeline  # noqa: E402
 from kandinsky_mini.sampling import draw_noise, time_steps  # noqa: E402
+from kandinsky_mini.world.captions import LANGUAGES, plain_caption, unseen_caption  # noqa: E402
+from kandinsky_mini.world.scenes import Scene  # noqa: E402
 
 ASSETS = ROOT / "assets"
 PROMPTS = (  # four in a row
@@ -86,22 +90,25 @@ def steps(path: Path) -> None:
 
 
 def limits(path: Path) -> None:
-    """The middle frame of one prompt's video when one setting is not the default."""
+    """The middle frame of one prompt's video when one setting is not the default; last, other words for the prompt."""
     pipe = get_T2V_pipeline("cpu")
-    prompt = "a dog in a blue hat dances on a meadow"
+    scene, rng = Scene("dog", "blue", "dances", "meadow"), random.Random(3)
+    usual = {"text": plain_caption(scene, "en"), "seed": 3, "progress": False}
     rows = {
         "time_length": (0, 1, 2, 4),
         "guidance_weight": (1.0, 2.0, 3.0, 5.0, 7.0),
         "num_steps": (10, 15, 25, 35, 50),
+        "text": [unseen_caption(scene, LANGUAGES[i % 2], rng) for i in range(5)],
     }
-    figure, axes = plt.subplots(3, 5, figsize=(14, 6.6), layout="constrained")
+    figure, axes = plt.subplots(len(rows), 5, figsize=(14, 8.8), layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     settings = [(row, column, name, value) for row, name in enumerate(rows) for column, value in enumerate(rows[name])]
     for row, column, name, value in tqdm(settings, desc="videos"):
-        video = pipe(prompt, seed=3, progress=False, **{name: value})
+        video = pipe(**usual | {name: value})
         axes[row, column].imshow(video[0, :, video.shape[2] // 2].permute(1, 2, 0))
-        axes[row, column].set_title(f"{name}={value:g}")
+        title = textwrap.fill(value, 32) if name == "text" else f"{name}={value:g}"
+        axes[row, column].set_title(title, fontsize=10 if name == "text" else 12)
     figure.savefig(path, dpi=80)
 
 

@@ -3,7 +3,8 @@
 python launch/evaluate_mini.py --out assets/benchmarks/evaluate_mini.json   # make evaluate; 30 minutes on 2 cores
 
 The scenes combine an animal, a colour and a motion that never met in training. The prompts name all four
-attributes, in random phrasings, every other one in Russian. The scorer must first be right on rendered videos of
+attributes, in random phrasings, every other one in Russian; after them as many phrasings that were never trained on as
+a fifth of --count. The scorer must first be right on rendered videos of
 held-out scenes, and its answers for shuffled prompts show what chance gives.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -21,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kandinsky_mini import get_T2V_pipeline  # noqa: E402
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline  # noqa: E402
-from kandinsky_mini.world.captions import LANGUAGES, full_caption  # noqa: E402
+from kandinsky_mini.world.captions import LANGUAGES, full_caption, unseen_caption  # noqa: E402
 from kandinsky_mini.world.dataset import held_out_scenes, render_videos  # noqa: E402
 from kandinsky_mini.world.scenes import Scene  # noqa: E402
 from kandinsky_mini.world.scorer import judge, load_scorer, score  # noqa: E402
@@ -30,11 +32,11 @@ SECONDS = 2  # of video: enough to see every motion
 BARS = {"animal": 0.97, "colour": 0.97, "motion": 0.97, "background": 0.97, "all": 0.90}  # what it should reach
 
 
-def draw_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
+def draw_prompts(count: int, seed: int, phrase: Callable = full_caption) -> tuple[list[Scene], list[str]]:
     """Held-out scenes, drawn at random, and a prompt for each, every other one in Russian."""
     rng = random.Random(seed)
     scenes = rng.choices(held_out_scenes(), k=count)
-    return scenes, [full_caption(scene, LANGUAGES[i % 2], rng) for i, scene in enumerate(scenes)]
+    return scenes, [phrase(scene, LANGUAGES[i % 2], rng) for i, scene in enumerate(scenes)]
 
 
 def generate_all(pipe: Kandinsky5T2VPipeline, prompts: list[str], seed: int) -> torch.Tensor:
@@ -72,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     for i, language in enumerate(LANGUAGES):
         shares[f"generated, {language}"] = {name: value[i::2].float().mean().item() for name, value in right.items()}
     shares["shuffled prompts"] = score(scorer, videos, random.Random(args.seed).sample(scenes, len(scenes)))
+    others, unseen = draw_prompts(max(1, args.count // 5), args.seed + 1, unseen_caption)
+    shares["unseen phrasings"] = score(scorer, generate_all(pipe, unseen, args.seed + args.count), others)
 
     print(f"{'':18}" + "".join(f"{column:>12}" for column in BARS))
     for name, row in (shares | {"bar": BARS}).items():

@@ -93,6 +93,7 @@ def test_a_record_of_another_schema_is_an_error(tmp_path):
         load_records(tmp_path)
 
 
+@pytest.mark.filterwarnings("error")  # a norm of mixed types would warn, and be slow
 def test_bfloat16_is_close_to_float32(tiny_config, tmp_path, capsys):
     precision.main(["--config", str(tiny_config), "--device", "cpu", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*.json")

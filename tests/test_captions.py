@@ -6,7 +6,17 @@ import re
 import pytest
 
 from kandinsky_mini.config import load_config
-from kandinsky_mini.world.captions import LANGUAGES, WORDS, caption, full_caption, plain_caption
+from kandinsky_mini.world.captions import (
+    LANGUAGES,
+    PARTIAL_PHRASINGS,
+    PHRASINGS,
+    UNSEEN_PHRASINGS,
+    WORDS,
+    caption,
+    full_caption,
+    plain_caption,
+    unseen_caption,
+)
 from kandinsky_mini.world.scenes import ALLOWED, Scene, all_scenes
 from kandinsky_mini.world.scratch import new_tokenizer
 
@@ -42,7 +52,11 @@ def test_the_prompt_of_the_talk(language, start):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("make", [full_caption, lambda *args: caption(*args, partial=0)], ids=["full", "not partial"])
+@pytest.mark.parametrize(
+    "make",
+    [full_caption, lambda *args: caption(*args, partial=0), unseen_caption],
+    ids=["full", "not partial", "unseen"],
+)
 def test_full_captions_name_everything(language, make):
     rng = random.Random(1)
     for scene in all_scenes():
@@ -50,6 +64,12 @@ def test_full_captions_name_everything(language, make):
         for attribute in ALLOWED:
             forms = WORDS[language][getattr(scene, attribute)]
             assert any(names(text, form) for form in forms), f"{text!r} does not name the {attribute} of {scene}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_unseen_phrasings_are_none_of_the_trained_ones(language):
+    trained = {text.replace(",", "") for text in PHRASINGS[language] + PARTIAL_PHRASINGS[language]}
+    assert [text for text in UNSEEN_PHRASINGS[language] if text.replace(",", "") in trained] == []
 
 
 def test_partial_captions_say_less_but_never_anything_wrong():

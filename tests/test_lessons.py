@@ -19,7 +19,7 @@ def test_without_a_guess_the_measurement_is_shown(capsys):
     guess = lab.predict("1 + 1 =", ["2", "3"])
     assert capsys.readouterr().out.startswith("1 + 1 =\n- 2\n- 3\n")
     guess.reveal("2")
-    assert capsys.readouterr().out == "no guess; measured: 2\n"
+    assert capsys.readouterr().out == "no guess; answer: 2\n"
 
 
 def test_a_guess_is_shown_beside_the_measurement(capsys):
@@ -27,7 +27,7 @@ def test_a_guess_is_shown_beside_the_measurement(capsys):
     guess._buttons.value = "3"  # as a click does
     capsys.readouterr()
     guess.reveal("2")
-    assert capsys.readouterr().out == "you guessed 3; measured: 2\n"
+    assert capsys.readouterr().out == "you guessed 3; answer: 2\n"
 
 
 def test_a_measurement_that_nobody_could_guess_is_an_error():

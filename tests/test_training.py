@@ -94,7 +94,8 @@ def test_evaluation_writes_the_shares_of_prompts_that_came_true(trained, tmp_pat
     evaluate(trained, tmp_path / "shares.json", "--scorer-bar", "0")
     record = json.loads((tmp_path / "shares.json").read_text())
     shares = record["shares"]
-    assert set(shares) == {"rendered", "generated", "generated, en", "generated, ru", "shuffled prompts"}
+    generated = ["generated", "generated, en", "generated, ru", "shuffled prompts", "unseen phrasings"]
+    assert list(shares) == ["rendered", *generated]
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["", *shares, "bar"]
     for name in ("animal", "colour", "motion", "background"):
         wrong = sum(name in prompt["wrong"] for prompt in record["prompts"])

@@ -29,7 +29,7 @@ class Prediction:
         if measured not in self.choices:
             raise ValueError(f"measured {measured!r}, which is none of {self.choices}")
         verdict = "no guess" if self.guess is None else f"you guessed {self.guess}"
-        print(f"{verdict}; measured: {measured}")
+        print(f"{verdict}; answer: {measured}")
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:

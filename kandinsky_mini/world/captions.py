@@ -79,6 +79,21 @@ PARTIAL_PHRASINGS = {
         "{animal}",
     ],
 }
+# Never used in training: does a model understand words, or only sentences that it knows?
+UNSEEN_PHRASINGS = {
+    "en": [
+        "in a {colour} hat {background}, {a} {animal} {motion}",
+        "{a} {animal} {background} {motion} in a {colour} hat",
+        "{animal}, {colour} hat, {motion}, {background}",
+        "its hat is {colour}, {a} {animal} that {motion} {background}",
+    ],
+    "ru": [
+        "в {colour} шляпе {background} {motion} {animal}",
+        "{animal} {motion} {background} в {colour} шляпе",
+        "{animal}, {colour}, {motion}, {background}",
+        "{motion} {background} в {colour} шляпе {animal}",
+    ],
+}
 
 
 def plain_caption(scene: Scene, language: str) -> str:
@@ -90,6 +105,11 @@ def plain_caption(scene: Scene, language: str) -> str:
 def full_caption(scene: Scene, language: str, rng: random.Random) -> str:
     """A random phrasing that names all four attributes."""
     return _fill(rng.choice(PHRASINGS[language]), scene, _draw_words(language, rng), rng.choice(["a", "the"]))
+
+
+def unseen_caption(scene: Scene, language: str, rng: random.Random) -> str:
+    """Names all four attributes, in a phrasing that training has never used."""
+    return _fill(rng.choice(UNSEEN_PHRASINGS[language]), scene, _draw_words(language, rng), "a")
 
 
 def caption(scene: Scene, language: str, rng: random.Random, partial: float = 0.3) -> str:

@@ -105,11 +105,11 @@ def poses(scenes: Sequence[Scene], chance: Tensor, frames: int, width: float, de
     start = width / 2 - facing * (width / 2 - REACH - 8 * position)
     x = torch.where(walking > 0, start + facing * travelled, width * (0.35 + 0.3 * position))
 
-    lift, stretch = hop(seconds * (0.9 + 0.2 * pace) + phase)
+    lift, stretch = hop(seconds * (0.75 + 0.15 * pace) + phase)
     sway = (2 * math.pi * (seconds * (0.9 + 0.15 * pace) + phase)).sin()
     tracks = Pose(
         x=x,
-        lift=jumping * 20 * lift + walking * (2 * stride).cos().clamp(min=0) * 1.5,
+        lift=jumping * 17 * lift + walking * (2 * stride).cos().clamp(min=0) * 1.5,
         size=0.92 + 0.16 * bulk,
         facing=facing,
         tilt=dancing * math.radians(13) * sway,
@@ -135,9 +135,9 @@ def walk(seconds: Tensor, pace: Tensor, phase: Tensor, position: Tensor, width: 
 
 
 def hop(beats: Tensor) -> tuple[Tensor, Tensor]:
-    """Height (0..1) and stretch of hops, one per beat: crouch for 0.28 of the beat, then fly a parabola."""
+    """Height (0..1) and stretch of hops, one per beat: crouch for 0.35 of the beat, then fly a parabola."""
     beat = beats.frac()
-    crouch = (beat / 0.28).clamp(max=1)
-    flight = ((beat - 0.28) / 0.72).clamp(min=0)
-    stretch = 1 - 0.16 * (math.pi * crouch).sin() + 0.07 * (2 * math.pi * flight).sin().square()
+    crouch = (beat / 0.35).clamp(max=1)
+    flight = ((beat - 0.35) / 0.65).clamp(min=0)
+    stretch = 1 - 0.1 * (math.pi * crouch).sin().square() + 0.04 * (2 * math.pi * flight).sin().square()
     return 4 * flight * (1 - flight), stretch
