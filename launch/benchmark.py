@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> None:
 
     seconds = of_all_ranks(watch.seconds)
     peaks = of_all_ranks(peak)
+    weights = of_all_ranks(measure.weight_bytes(dit))
     if rank() == 0:
         gpus = world_size() if device.type == "cuda" else 0
         record = Record(
@@ -147,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
             step_seconds=[each[args.warmup :] for each in seconds],
             warmup_seconds=[each[: args.warmup] for each in seconds],
             peak_bytes=peaks,
+            weight_bytes=weights,
             breakdown=spent,
             wire_bytes=wire_bytes,
             threads=torch.get_num_threads(),

@@ -50,6 +50,7 @@ def test_every_step_of_every_rank_is_kept(sweep):
         assert [len(times) for times in record.step_seconds] == [3] * record.ranks
         assert [len(times) for times in record.warmup_seconds] == [1] * record.ranks
         assert len(record.peak_bytes) == record.ranks
+        assert record.ranks / 4 < sweep[1][0].weight_bytes[0] / max(record.weight_bytes) <= record.ranks
         assert min(min(times) for times in record.step_seconds) > 0
         assert record.capacity > 0
 

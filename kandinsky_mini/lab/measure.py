@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from .local import local_value
 
 # What a GPU's kernel, or a CPU's operator, is for: the first pattern that its name has. In NCCL's and PyTorch's words.
 KINDS = {
@@ -56,6 +59,11 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Of a sharded model, those that this rank holds."""
+    return sum(part.numel() * part.element_size() for part in map(local_value, model.parameters()))
 
 
 def breakdown(run: Callable[[], object], device: torch.device) -> dict[str, float]:

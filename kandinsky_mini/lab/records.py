@@ -26,7 +26,8 @@ class Record:
     layout: {"cfg": branches side by side, "kind": "tp", "size": ranks of one branch}.
     step_seconds: every step of every rank, [rank][step]; warmup_seconds: the steps before, the first one compiles.
     breakdown: what rank 0's device did in one more step; communication includes waiting for the other ranks.
-    wire_bytes: what each rank sends in one step, in a ring; peak_bytes: memory, of each rank.
+    wire_bytes: what each rank sends in one step, in a ring.
+    peak_bytes: memory of each rank; weight_bytes: of that, the CrossDiT's weights.
     parts: what a whole run does besides, once, such as {"text": , "vae": , "save": }; None: not measured.
     capacity: on a CPU, how many one-thread copies' worth of work the machine did at once, before the run.
     """
@@ -45,6 +46,7 @@ class Record:
     peak_bytes: list[int]
     breakdown: dict[str, float] = field(default_factory=dict)
     wire_bytes: float = 0.0
+    weight_bytes: list[int] = field(default_factory=list)
     parts: dict[str, float | None] = field(default_factory=dict)
     device_map: dict[str, str] = field(default_factory=dict)
     threads: int = 1
