@@ -14,10 +14,12 @@ from .distributed import innermost_module
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbeds
 
-# The quickest first; whatever a device or a shape does not allow is passed over. On an H100, with heads of 64 numbers,
-# cuDNN's kernel is half as fast again as the flash kernel, which PyTorch takes by itself.
+# The quickest first, as measured on an H100; what a device or a shape does not allow is passed over.
 KERNELS = [
-    *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
 ]
 
 

@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", help="YAML; default: mini")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--compile", action="store_true", help="the visual blocks: a slow first step, then faster ones")
     # torch.distributed.launch, the talk's launcher, passes this; the environment says the same.
     parser.add_argument("--local-rank", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -44,9 +45,12 @@ def main() -> None:
 
     from kandinsky_mini import get_T2V_pipeline
     from kandinsky_mini.distributed import leave
+    from kandinsky_mini.models.dit import compile_blocks
 
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # to the point, without the line of code
     pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config)
+    if args.compile:
+        compile_blocks(pipe.dit)
     video = pipe(
         args.prompt,
         time_length=args.time_length,

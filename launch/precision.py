@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from torch.nn.attention import sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,7 +32,7 @@ from kandinsky_mini.lab.full_size import random_dit  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, command_line, versions  # noqa: E402
 from kandinsky_mini.models.parallelize import parallelize_dit  # noqa: E402
 from kandinsky_mini.models.text_embedders import TextEmbeds  # noqa: E402
-from kandinsky_mini.sampling import KERNELS, draw_noise, predict_velocity, sdpa_kernel  # noqa: E402
+from kandinsky_mini.sampling import KERNELS, draw_noise, predict_velocity  # noqa: E402
 
 TIMES = (0.95, 0.5, 0.05)
 

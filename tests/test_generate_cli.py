@@ -1,12 +1,15 @@
 """launch/generate.py, run as a user runs it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
+import torch
 
 SCRIPT = Path(__file__).resolve().parent.parent / "launch" / "generate.py"
 SECONDS = 120  # no process may take longer
@@ -35,6 +38,21 @@ def test_generates_a_video(tiny_config, tmp_path):
     assert elapsed.startswith("TIME ELAPSED: ") and elapsed.endswith(" s")
     assert "tiny has never seen 'с', 'драконом'. It knows a cat" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["cat.mp4"]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None or " " in torch.__file__, reason="PyTorch's compiler needs these")
+def test_compiled_blocks_make_the_same_picture(tiny_config, tmp_path):
+    pictures = {}
+    for name, options in {"eager.png": (), "compiled.png": ("--compile",)}.items():
+        done = subprocess.run(
+            **command(tiny_config, "--time-length", "0", "--path", name, *options),
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+        pictures[name] = iio.imread(tmp_path / name).astype(int)
+    assert abs(pictures["eager.png"] - pictures["compiled.png"]).max() <= 1
 
 
 @pytest.mark.parametrize(
