@@ -19,6 +19,12 @@ from .saving import FPS, save
 FRAMES_PER_LATENT = 4  # the VAE packs the first frame alone, then every 4 frames into one
 
 
+def latent_shape(config: Config, time_length: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """(T, H, W, C) of the latent of a video of so many seconds and pixels."""
+    frames = time_length * FPS // FRAMES_PER_LATENT + 1
+    return (frames, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT, config.dit.in_visual_dim)
+
+
 class Kandinsky5T2VPipeline:
     """Holds the models, each on its device: device_map has the keys "dit", "vae" and "text_embedder".
 
@@ -108,7 +114,7 @@ class Kandinsky5T2VPipeline:
         device = self.device_map["dit"]
         latent = generate(
             self.dit,
-            draw_noise(self._latent_shape(time_length, width, height), seed).to(device),
+            draw_noise(latent_shape(self.config, time_length, width, height), seed).to(device),
             embeds.to(device),
             null_embeds and null_embeds.to(device),
             num_steps,
@@ -130,10 +136,6 @@ class Kandinsky5T2VPipeline:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Latent (T, H, W, C) -> uint8 video (1, 3, frames, height, width) on the CPU."""
         return vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"])).cpu()
-
-    def _latent_shape(self, time_length: int, width: int, height: int) -> tuple[int, int, int, int]:
-        frames = time_length * FPS // FRAMES_PER_LATENT + 1
-        return (frames, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT, self.config.dit.in_visual_dim)
 
     def _warn_of_unknown_words(self, text: str) -> None:
         if unknown := self.text_embedder.unknown_words(text):

@@ -14,7 +14,8 @@ from .distributed import innermost_module
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbeds
 
-# The quickest first, as measured on an H100; what a device or a shape does not allow is passed over.
+# cuDNN's before the flash kernel, which PyTorch takes by itself: on an H100 it is the quicker one. What a device or a
+# shape does not allow is passed over.
 KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,

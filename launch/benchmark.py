@@ -10,6 +10,7 @@ so that --random-weights needs no checkpoint. launch/sweep.py runs this for each
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -28,13 +29,14 @@ from kandinsky_mini.distributed import (  # noqa: E402
 )
 from kandinsky_mini.lab import measure  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
-from kandinsky_mini.lab.full_size import random_dit  # noqa: E402
+from kandinsky_mini.lab.full_size import draw_weights  # noqa: E402
 from kandinsky_mini.lab.ledger import Ledger  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
 from kandinsky_mini.models.checkpoint import load_checkpoint  # noqa: E402
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks  # noqa: E402
 from kandinsky_mini.models.parallelize import VARIANTS, check_divisible, parallelize_dit  # noqa: E402
 from kandinsky_mini.models.text_embedders import TextEmbeds  # noqa: E402
+from kandinsky_mini.pipeline import latent_shape  # noqa: E402
 from kandinsky_mini.sampling import draw_noise, generate, predict_velocity  # noqa: E402
 
 
@@ -50,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variant", choices=VARIANTS, default="talk", help="which plan")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on GPUs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of each rank on a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="of each rank, on the CPU")
     parser.add_argument("--capacity", type=float, help="noted in the record, see sweep.py")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
     return parser.parse_args(argv)
@@ -58,27 +60,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) -> DiffusionTransformer3D:
     """The model on this rank's device, sharded if there are several ranks."""
-    dit = random_dit(config.dit, device)
+    with torch.device("meta"):
+        dit = DiffusionTransformer3D(**asdict(config.dit))
     check_divisible(dit, world_size())
-    if not args.random_weights:
-        load_checkpoint(dit, ROOT / config.weights.dit).to(device)
+    if args.random_weights:
+        draw_weights(dit, device)
+    else:
+        load_checkpoint(dit, ROOT / config.weights.dit).eval().to(device)
     dit = cast(dit, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if world_size() > 1:
         dit = parallelize_dit(dit, tensor_parallel_mesh(device.type)["tensor_parallel"], args.variant)
     return dit
 
 
-def prepare_inputs(args: argparse.Namespace, config: Config, device: torch.device) -> tuple[torch.Tensor, list]:
-    """Noise, and the embeddings of the prompt and of the negative one; the same on all ranks."""
-    seconds = config.sampling.time_length if args.seconds is None else args.seconds
-    shape = (6 * seconds + 1, config.sampling.height // 8, config.sampling.width // 8, config.dit.in_visual_dim)
+def random_text(config: Config, tokens: int, device: torch.device) -> TextEmbeds:
+    """In place of a prompt's embeddings; the same on all ranks."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    texts = [
-        TextEmbeds(*(draw_noise(size, seed=tokens).to(device, dtype) for size in sizes))
-        for tokens in args.tokens
-        for sizes in [((tokens, config.dit.in_text_dim), (1, config.dit.in_text_dim2))]
-    ]
-    return draw_noise(shape, seed=1).to(device), texts
+    sizes = (tokens, config.dit.in_text_dim), (1, config.dit.in_text_dim2)
+    return TextEmbeds(*(draw_noise(size, seed=tokens).to(device, dtype) for size in sizes))
 
 
 @torch.no_grad()
@@ -102,13 +101,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config)
     device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
-    if device.type == "cpu":
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)  # alike for one rank and for many
     dit = prepare_dit(args, config, device)
-    noise, texts = prepare_inputs(args, config, device)
-    if args.unguided:
-        texts = texts[:1]
     sampling = config.sampling
+    seconds_of_video = sampling.time_length if args.seconds is None else args.seconds
+    noise = draw_noise(latent_shape(config, seconds_of_video, sampling.width, sampling.height), seed=1).to(device)
+    texts = [random_text(config, tokens, device) for tokens in args.tokens[: 1 if args.unguided else 2]]
     wire_bytes = count_wire_bytes(dit, noise, texts, sampling.scale_factor) if world_size() > 1 else 0.0
     compiled = device.type == "cuda" if args.compile is None else args.compile
     if compiled:
@@ -142,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
             gpus=gpus,
             interconnect=interconnect(gpus) if gpus else "loopback",
             layout={"cfg": 1, "kind": "tp", "size": world_size()},
-            seconds_of_video=(noise.shape[0] - 1) // 6,
+            seconds_of_video=seconds_of_video,
             guided=not args.unguided,
             compiled=compiled,
             step_seconds=[each[args.warmup :] for each in seconds],

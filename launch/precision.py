@@ -32,6 +32,7 @@ from kandinsky_mini.lab.full_size import random_dit  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, command_line, versions  # noqa: E402
 from kandinsky_mini.models.parallelize import parallelize_dit  # noqa: E402
 from kandinsky_mini.models.text_embedders import TextEmbeds  # noqa: E402
+from kandinsky_mini.pipeline import latent_shape  # noqa: E402
 from kandinsky_mini.sampling import KERNELS, draw_noise, predict_velocity  # noqa: E402
 
 TIMES = (0.95, 0.5, 0.05)
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
     device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
     config = load_config(args.config)
-    shape = (6 * args.seconds + 1, config.sampling.height // 8, config.sampling.width // 8, config.dit.in_visual_dim)
+    shape = latent_shape(config, args.seconds, config.sampling.width, config.sampling.height)
     text = tuple(draw_noise(s, 1).to(device) for s in ((200, config.dit.in_text_dim), (1, config.dit.in_text_dim2)))
     inputs = [(draw_noise(shape, i).to(device), torch.tensor([t], device=device), text) for i, t in enumerate(TIMES)]
     scale = config.sampling.scale_factor

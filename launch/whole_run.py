@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML; default: mini")
     parser.add_argument("--random-weights", action="store_true", help="real sizes without a checkpoint")
-    parser.add_argument("--only-saving", action="store_true")
+    parser.add_argument("--only-saving", action="store_true", help="load no model")
     parser.add_argument("--steps", type=int, default=10, help="of sampling, the first one not counted")
     parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")

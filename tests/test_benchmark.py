@@ -73,7 +73,7 @@ def test_a_breakdown_names_where_the_time_went(sweep):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [  # as a profile of an H100 names them
+    [  # in the manner of NCCL, cuDNN, cuBLAS and Triton
         ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "communication"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_3_128x64x64_4x1x1_cga1x1x1", "attention"),
         ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "linear"),

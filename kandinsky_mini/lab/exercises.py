@@ -72,7 +72,7 @@ def _verdict(
     try:
         outputs = SimulatedRanks(ledger.ranks).run(function, *inputs)
     except Exception as error:  # any mistake of a learner's is for the learner to read
-        reason = str(error).strip().splitlines()[0] if str(error) else ""
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
         return f"not yet: {type(error).__name__}: {reason}. {hint}".rstrip()
     if all(output is ... for output in outputs):
         return f"not tried yet; target: {goal}"
