@@ -27,8 +27,8 @@ PLATFORMS = {
 
 def declared() -> list[str]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    extras = pyproject["project"]["optional-dependencies"].values()
-    return [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"], *sum(extras, [])]
+    project = pyproject["project"]
+    return [*pyproject["build-system"]["requires"], *project["dependencies"], *project["optional-dependencies"]["test"]]
 
 
 def resolve(requirements: list[str]) -> dict[str, dict]:

@@ -6,15 +6,20 @@ torchrun --nproc-per-node 2 launch/benchmark.py --config kandinsky_mini/configs/
 It is the pipeline's own sampling loop, guided, in the talk's plan, from prepared text embeddings. On a GPU the visual
 blocks are compiled: the first warm-up step shows how long that takes. The weights' values do not matter for the time,
 so that --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
+
+--engine diffusers times diffusers' model in the same loop instead, with the same sizes; on several GPUs under the
+tensor-parallel plan of cache-dit (pip install cache-dit).
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,9 +34,10 @@ from kandinsky_mini.distributed import (  # noqa: E402
 )
 from kandinsky_mini.lab import measure  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
+from kandinsky_mini.lab.engines import DiffusersDiT, engine_versions  # noqa: E402
 from kandinsky_mini.lab.full_size import draw_weights  # noqa: E402
 from kandinsky_mini.lab.ledger import Ledger  # noqa: E402
-from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
+from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect, versions  # noqa: E402
 from kandinsky_mini.models.checkpoint import load_checkpoint  # noqa: E402
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks  # noqa: E402
 from kandinsky_mini.models.parallelize import VARIANTS, check_divisible, parallelize_dit  # noqa: E402
@@ -49,13 +55,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="steps before")
     parser.add_argument("--tokens", type=int, nargs=2, default=(200, 60), help="of the prompt and the negative one")
     parser.add_argument("--unguided", action="store_true", help="one forward a step")
-    parser.add_argument("--variant", choices=VARIANTS, default="talk", help="which plan")
+    parser.add_argument("--engine", choices=("ours", "diffusers"), default="ours", help="whose model")
+    parser.add_argument("--variant", choices=VARIANTS, default="talk", help="which of our plans")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on GPUs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of each rank, on the CPU")
     parser.add_argument("--capacity", type=float, help="noted in the record, see sweep.py")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.engine != "ours" and not args.random_weights:
+        parser.error(f"--engine {args.engine} reads no checkpoint: add --random-weights")
+    return args
 
 
 def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) -> DiffusionTransformer3D:
@@ -70,6 +80,18 @@ def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) 
     dit = cast(dit, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if world_size() > 1:
         dit = parallelize_dit(dit, tensor_parallel_mesh(device.type)["tensor_parallel"], args.variant)
+    return dit
+
+
+def prepare_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
+    """The same of diffusers' model, with random weights."""
+    with torch.device("meta"):
+        check_divisible(DiffusionTransformer3D(**asdict(config.dit)), world_size())
+    with torch.device(device):
+        dit = draw_weights(DiffusersDiT(config.dit), device)
+    dit.cast(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if world_size() > 1:
+        dit.shard(device.type)
     return dit
 
 
@@ -97,12 +119,33 @@ def of_all_ranks(value: object) -> list:
     return values
 
 
+def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, device: torch.device) -> dict[str, object]:
+    """Run sample(steps, watch): the record's fields that are measured, of all ranks."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    watch = measure.Stopwatch(device)
+    if not sample(warmup + steps, watch).isfinite().all():
+        sys.exit("error: the latent is not finite, so the times mean nothing")
+    peak = measure.peak_bytes(device)
+    breakdown = measure.breakdown(lambda: sample(1), device)
+    seconds = of_all_ranks(watch.seconds)
+    return {
+        "step_seconds": [each[warmup:] for each in seconds],
+        "warmup_seconds": [each[:warmup] for each in seconds],
+        "peak_bytes": of_all_ranks(peak),
+        "weight_bytes": of_all_ranks(measure.weight_bytes(dit)),
+        "breakdown": breakdown,
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config)
     device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
     torch.set_num_threads(args.threads)  # alike for one rank and for many
-    dit = prepare_dit(args, config, device)
+    ours = args.engine == "ours"
+    dit = prepare_dit(args, config, device) if ours else prepare_diffusers(config, device)
     sampling = config.sampling
     seconds_of_video = sampling.time_length if args.seconds is None else args.seconds
     noise = draw_noise(latent_shape(config, seconds_of_video, sampling.width, sampling.height), seed=1).to(device)
@@ -110,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     wire_bytes = count_wire_bytes(dit, noise, texts, sampling.scale_factor) if world_size() > 1 else 0.0
     compiled = device.type == "cuda" if args.compile is None else args.compile
     if compiled:
-        compile_blocks(dit)
+        compile_blocks(dit) if ours else dit.compile_blocks()
 
     def sample(steps: int, watch: measure.Stopwatch | None = None) -> torch.Tensor:
         return generate(
@@ -119,18 +162,7 @@ def main(argv: list[str] | None = None) -> None:
             progress=watch is not None and rank() == 0, callback=watch,
         )  # fmt: skip
 
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    watch = measure.Stopwatch(device)
-    if not sample(args.warmup + args.steps, watch).isfinite().all():
-        sys.exit("error: the latent is not finite, so the times mean nothing")
-    peak = measure.peak_bytes(device)
-    spent = measure.breakdown(lambda: sample(1), device)
-
-    seconds = of_all_ranks(watch.seconds)
-    peaks = of_all_ranks(peak)
-    weights = of_all_ranks(measure.weight_bytes(dit))
+    measured = measure_steps(sample, dit, args.warmup, args.steps, device)
     if rank() == 0:
         gpus = world_size() if device.type == "cuda" else 0
         record = Record(
@@ -143,18 +175,17 @@ def main(argv: list[str] | None = None) -> None:
             seconds_of_video=seconds_of_video,
             guided=not args.unguided,
             compiled=compiled,
-            step_seconds=[each[args.warmup :] for each in seconds],
-            warmup_seconds=[each[: args.warmup] for each in seconds],
-            peak_bytes=peaks,
-            weight_bytes=weights,
-            breakdown=spent,
             wire_bytes=wire_bytes,
             threads=torch.get_num_threads(),
             capacity=args.capacity,
+            engine=args.engine,
+            versions=versions() | ({} if ours else engine_versions()),
+            **measured,
         )
         path = record.save(args.out)
         low, high = min(record.slowest()), max(record.slowest())
-        print(f"{config.name} on {world_size()}: {record.step:.3f} s a step ({low:.3f} to {high:.3f}), {path}")
+        what = f"{args.engine}, {config.name} on {world_size()}"
+        print(f"{what}: {record.step:.3f} s a step ({low:.3f} to {high:.3f}), {path}")
     leave()
 
 

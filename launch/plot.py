@@ -29,10 +29,10 @@ STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
 
 
 def by_config(records: list[Record]) -> dict[str, list[Record]]:
-    """Steps on GPUs: the records of each configuration that has more than one number of GPUs."""
+    """Our steps on GPUs: the records of each configuration that has more than one number of GPUs."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if record.gpus and not record.parts:
+        if record.gpus and record.engine == "ours" and not record.parts:
             groups.setdefault(record.config, []).append(record)
     groups = {name: group for name, group in groups.items() if len(group) > 1}
     if not groups:
@@ -75,7 +75,7 @@ def speedup(records: list[Record]) -> Figure:
     right.set(title="Efficiency: speedup over GPUs", ylabel="%", ylim=(0, 110))
     for axis in (left, right):
         gpus_axis(axis, counts)
-        axis.margins(x=0.12)
+        axis.margins(x=0.2)
         axis.legend()
     return figure
 

@@ -1,9 +1,11 @@
 """What bfloat16 costs in accuracy, on one GPU and on several: the error of a forward against float32 on one.
 
 torchrun --nproc-per-node 2 launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1
+python launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1 --simulated 4   # all on one GPU
 
 Random weights and inputs at the configuration's sizes, at several times between noise and picture. Error: the norm of
 the difference over the norm of the float32 velocity. Splitting a sum over ranks rounds it elsewhere, no more often.
+Simulated ranks round as real ones do, but for the order in which an all-reduce adds.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from kandinsky_mini.distributed import (  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
 from kandinsky_mini.lab.full_size import random_dit  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, command_line, versions  # noqa: E402
+from kandinsky_mini.lab.simulation import per_rank, simulated_ranks  # noqa: E402
 from kandinsky_mini.models.parallelize import parallelize_dit  # noqa: E402
 from kandinsky_mini.models.text_embedders import TextEmbeds  # noqa: E402
 from kandinsky_mini.pipeline import latent_shape  # noqa: E402
@@ -57,8 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", help="YAML; default: mini")
     parser.add_argument("--seconds", type=int, default=1, help="of video")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--simulated", type=int, default=1, metavar="RANKS", help="in one process, without a launcher")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
     args = parser.parse_args(argv)
+    if args.simulated > 1 and world_size() > 1:
+        parser.error("--simulated is for one process, here are ranks of a launcher")
 
     device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
     config = load_config(args.config)
@@ -71,9 +77,15 @@ def main(argv: list[str] | None = None) -> None:
     references = velocities(dit, torch.float32, inputs, scale)
     dit = cast(dit, torch.bfloat16)
     errors = {"1": relative(velocities(dit, torch.bfloat16, inputs, scale), references)}
-    if world_size() > 1:
+    ranks = world_size()
+    if ranks > 1:
         sharded = parallelize_dit(copy.deepcopy(dit), tensor_parallel_mesh(device.type)["tensor_parallel"])
-        errors[str(world_size())] = relative(velocities(sharded, torch.bfloat16, inputs, scale), references)
+        errors[str(ranks)] = relative(velocities(sharded, torch.bfloat16, inputs, scale), references)
+    elif args.simulated > 1:
+        ranks = args.simulated
+        with simulated_ranks(ranks, device_type=device.type) as mesh:
+            outputs = velocities(parallelize_dit(copy.deepcopy(dit), mesh), torch.bfloat16, inputs, scale)
+        errors[str(ranks)] = relative([per_rank(output)[0] for output in outputs], references)
     if rank() == 0:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         record = {
@@ -81,13 +93,14 @@ def main(argv: list[str] | None = None) -> None:
             "config": config.name,
             "device": name,
             "seconds_of_video": args.seconds,
+            "simulated": args.simulated > 1,
             "times": TIMES,
             "errors": errors,
             "date": date.today().isoformat(),
             "versions": versions(),
         }
         args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"precision-{config.name}-{world_size()}.json"
+        path = args.out / f"precision-{config.name}-{ranks}.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for ranks, values in errors.items():
             print(f"{config.name}, bfloat16 on {ranks}:", *(f"{value:.2e}" for value in values))

@@ -64,13 +64,14 @@ def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
 
 
 def table(records: list[Record]) -> str:
-    lines = [f"{'config':10}{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}"]
+    columns = f"{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}"
+    lines = [f"{'config':10}{'engine':10}{columns}"]
+    alone: dict[tuple[str, str], Record] = {}  # the first of each model is on one rank
     for record in records:
-        alone = next(other for other in records if other.config == record.config and other.ranks == 1)
-        lines.append(
-            f"{record.config:10}{record.ranks:6}{record.threads:8}{record.step:10.3f}{alone.step / record.step:8.2f}x"
-            f"{max(record.peak_bytes) / 1e9:11.2f}{record.wire_bytes / 1e9:9.2f}"
-        )
+        first = alone.setdefault((record.config, record.engine), record)
+        times = f"{record.step:10.3f}{first.step / record.step:8.2f}x"
+        gigabytes = f"{max(record.peak_bytes) / 1e9:11.2f}{record.wire_bytes / 1e9:9.2f}"
+        lines.append(f"{record.config:10}{record.engine:10}{record.ranks:6}{record.threads:8}{times}{gigabytes}")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import plot
 import precision
 import pytest
@@ -15,9 +16,14 @@ import whole_run
 
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.lab import measure
+from kandinsky_mini.lab.engines import DiffusersDiT
 from kandinsky_mini.lab.full_size import random_dit, random_text_embedder, random_vae
 from kandinsky_mini.lab.ledger import predict_tensor_parallel
 from kandinsky_mini.lab.records import Record, load_records
+from kandinsky_mini.models import nn as model_parts
+from kandinsky_mini.models.checkpoint import to_released
+from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.sampling import predict_velocity
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -103,6 +109,38 @@ def test_bfloat16_is_close_to_float32(tiny_config, tmp_path, capsys):
     assert all(1e-4 < error < 0.1 for error in errors)
 
 
+def test_simulated_ranks_show_what_bfloat16_costs_on_several(tiny_config, tmp_path, capsys):
+    options = ["--config", str(tiny_config), "--device", "cpu", "--out", str(tmp_path)]
+    precision.main([*options, "--simulated", "2"])
+    record = json.loads((tmp_path / "precision-tiny-2.json").read_text())
+    one, two = record["errors"]["1"], record["errors"]["2"]
+    assert record["simulated"] and one != two  # it is another sum
+    assert all(b < 1.5 * a for a, b in zip(one, two, strict=True))
+
+
+@torch.no_grad()
+def test_the_other_engine_computes_the_same(tiny_config, monkeypatch):
+    rotate = model_parts.rotate  # diffusers rounds rotated queries and keys to bfloat16: do it, too
+    monkeypatch.setattr(model_parts, "rotate", lambda x, rope: rotate(x, rope).bfloat16().type_as(x))
+    config = load_config(tiny_config).dit
+    ours, theirs = random_dit(config, CPU), DiffusersDiT(config).eval()
+    theirs.model.load_state_dict(to_released(ours.state_dict()))
+    x, time = torch.randn(3, 4, 6, config.in_visual_dim), torch.rand(1)
+    text = TextEmbeds(torch.randn(7, config.in_text_dim), torch.randn(1, config.in_text_dim2))
+    expected = predict_velocity(ours, x, time, text)
+    assert (predict_velocity(theirs, x, time, text) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_a_record_names_the_engine(tiny_config, tmp_path):
+    options = ["--config", str(tiny_config), "--device", "cpu", "--engine", "diffusers", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        benchmark.main(options)  # it reads no checkpoint
+    benchmark.main([*options, "--random-weights", "--steps", "1"])
+    (record,) = load_records(tmp_path)
+    assert record.engine == "diffusers"
+    assert "diffusers" in record.versions and record.wire_bytes == 0
+
+
 def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
     whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
     (record,) = load_records(tmp_path)
@@ -178,3 +216,11 @@ def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
     plot.main(["--out", str(tmp_path)])
     committed = {path.name for path in (ROOT / "assets" / "figures").glob("*.png")}
     assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
+
+
+def test_the_readme_quotes_the_records_of_gpus():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    records = [record for record in load_records() if record.gpus and not record.parts]
+    quotes = [f"{r.step:.3f} ({min(r.slowest()):.3f} to {max(r.slowest()):.3f})" for r in records if r.engine == "ours"]
+    quotes += [f"{r.step:.3f} s on {r.ranks}" for r in records if r.engine != "ours"]
+    assert len(quotes) > 1 and [quote for quote in quotes if quote not in readme] == []

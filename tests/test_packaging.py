@@ -26,7 +26,8 @@ def read(name: str) -> str:
 PROJECT = tomllib.loads(read("pyproject.toml"))
 BUILD = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
 NEEDED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
-TEST = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["test"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+TEST, ENGINES = ([Requirement(line) for line in EXTRAS[name]] for name in ("test", "engines"))
 
 
 def names(requirements: list[Requirement]) -> set[str]:
@@ -48,7 +49,7 @@ def test_lock_satisfies(requirement):
 
 
 def test_dependencies_are_declared_once():
-    everything = [requirement.name.lower() for requirement in [*NEEDED, *TEST]]
+    everything = [requirement.name.lower() for requirement in [*NEEDED, *TEST, *ENGINES]]
     assert len(everything) == len(set(everything))
 
 
@@ -88,7 +89,7 @@ def imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "declared"),
-    [("kandinsky_mini", NEEDED), ("launch", NEEDED), ("tests", [*NEEDED, *TEST])],
+    [("kandinsky_mini", [*NEEDED, *ENGINES]), ("launch", NEEDED), ("tests", [*NEEDED, *TEST])],
     ids=["kandinsky_mini", "launch", "tests"],
 )
 def test_third_party_imports_are_declared(folder, declared):

@@ -17,11 +17,14 @@ from ..world.scratch import new_tokenizer
 
 @torch.no_grad()
 def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
-    """Give a model of the meta device memory and weights; one seed gives the same on every rank of one kind of device.
+    """Give a model random weights, and memory if it is on the meta device.
+
+    One seed gives the same weights on every rank of one kind of device.
 
     Modulation is drawn like the rest: left at zero, as in a fresh model, it would make every block the identity.
     """
-    model.to_empty(device=device)
+    if next(model.parameters()).is_meta:
+        model.to_empty(device=device)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("weight"):  # of a norm

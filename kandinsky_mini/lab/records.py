@@ -30,6 +30,7 @@ class Record:
     peak_bytes: memory of each rank; weight_bytes: of that, the CrossDiT's weights.
     parts: what a whole run does besides, once, such as {"text": , "vae": , "save": }; None: not measured.
     capacity: on a CPU, how many one-thread copies' worth of work the machine did at once, before the run.
+    engine: whose model it was, "ours" or another library's.
     """
 
     command: str
@@ -51,6 +52,7 @@ class Record:
     device_map: dict[str, str] = field(default_factory=dict)
     threads: int = 1
     capacity: float | None = None
+    engine: str = "ours"
     date: str = field(default_factory=lambda: date.today().isoformat())
     versions: dict[str, str] = field(default_factory=lambda: versions())
     schema: int = SCHEMA
@@ -68,18 +70,19 @@ class Record:
         return [max(times) for times in zip(*self.step_seconds, strict=True)]
 
     def save(self, folder: Path) -> Path:
-        """Write folder/DEVICE-CONFIG-LAYOUT.json, in place of a record of the same run."""
+        """Write folder/speed-DEVICE-CONFIG-LAYOUT[-ENGINE][-PARTS].json, in place of a record of the same run."""
         device = re.sub(r"\W+", "_", self.device.removeprefix("NVIDIA ")).strip("_").lower()
         where = f"{self.ranks}x{self.threads}" if not self.gpus else f"{self.layout['kind']}{self.ranks}"
+        engine = "" if self.engine == "ours" else f"-{self.engine}"
         parts = ("-whole" if any(self.step_seconds) else "-save") if self.parts else ""
-        path = folder / f"speed-{device}-{self.config}-{where}{parts}.json"
+        path = folder / f"speed-{device}-{self.config}-{where}{engine}{parts}.json"
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
 
 def load_records(folder: Path = FOLDER) -> list[Record]:
-    """All records of a folder, by configuration and number of ranks.
+    """All records of a folder, by length of the video, configuration, engine (ours first) and ranks.
 
     Raises:
         ValueError: a record of another schema, or with other fields; names the file.
@@ -93,7 +96,7 @@ def load_records(folder: Path = FOLDER) -> list[Record]:
             records.append(Record(**values))
         except TypeError as error:
             raise ValueError(f"{path}: {error}") from error
-    return sorted(records, key=lambda record: (record.config, record.ranks, record.threads))
+    return sorted(records, key=lambda r: (r.seconds_of_video, r.config, r.engine != "ours", r.ranks, r.threads))
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed._local_tensor import LocalTensor, LocalTensorMode, rank_map
+from torch.distributed._local_tensor import LocalTensor, LocalTensorMode, enabled_local_tensor_mode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils import _pytree as pytree
 
@@ -22,12 +22,12 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 
 @contextmanager
-def simulated_ranks(count: int, name: str = "tensor_parallel") -> Iterator[DeviceMesh]:
-    """In the block, operations run on `count` ranks; gives their mesh, of one dimension."""
+def simulated_ranks(count: int, name: str = "tensor_parallel", device_type: str = "cpu") -> Iterator[DeviceMesh]:
+    """In the block, operations run on `count` ranks, all on one device; gives their mesh, of one dimension."""
     dist.init_process_group("fake", rank=0, world_size=count)
     try:
         with LocalTensorMode(count):
-            yield init_device_mesh("cpu", (count,), mesh_dim_names=(name,))[name]
+            yield init_device_mesh(device_type, (count,), mesh_dim_names=(name,))[name]
     finally:
         dist.destroy_process_group()
 
@@ -42,7 +42,8 @@ def per_rank(value: torch.Tensor) -> list[torch.Tensor]:
 
 def own_tensor(make: Callable[[int], torch.Tensor]) -> torch.Tensor:
     """A tensor that differs between ranks, make(rank) on each; on simulated ranks and on real ones."""
-    return rank_map(make)
+    mode = enabled_local_tensor_mode()
+    return mode.rank_map(make) if mode else make(dist.get_rank())
 
 
 class SimulatedRanks:
