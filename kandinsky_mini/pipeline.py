@@ -102,7 +102,7 @@ class Kandinsky5T2VPipeline:
         if first:
             if save_path is not None:
                 save_path = check_save_path(save_path, "image" if time_length == 0 else "video")
-            self._warn_of_unknown_words(text)
+            self._warn_about(text)
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
             embeds = self.text_embedder.encode(text).to("cpu")
@@ -137,9 +137,14 @@ class Kandinsky5T2VPipeline:
         """Latent (T, H, W, C) -> uint8 video (1, 3, frames, height, width) on the CPU."""
         return vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"])).cpu()
 
-    def _warn_of_unknown_words(self, text: str) -> None:
+    def _warn_about(self, text: str) -> None:
+        """What the model cannot know of a prompt, or does not get to see of it."""
         if unknown := self.text_embedder.unknown_words(text):
             words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
             warnings.warn(
                 f"{self.config.name} has never seen {words}. It knows {self.config.text.known_words}.", stacklevel=3
             )
+        if excess := self.text_embedder.excess_tokens(text):
+            most = self.config.text.max_length
+            message = f"the prompt has {most + excess} tokens, {self.config.name} reads {most}: the rest is cut off"
+            warnings.warn(message, stacklevel=3)

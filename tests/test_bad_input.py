@@ -130,6 +130,16 @@ def test_words_never_seen(tiny_pipe, prompt, words):
     assert Path(caught[0].filename) == Path(__file__), "the warning points elsewhere than at the call"
 
 
+def test_a_prompt_that_is_too_long(tiny_pipe):
+    fits = "a cat in a red hat " * 10  # 60 words, and a token before and after them
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_pipe(fits, time_length=0, num_steps=1, progress=False)
+    with pytest.warns(UserWarning, match="^the prompt has 68 tokens, tiny reads 64: the rest is cut off$") as caught:
+        tiny_pipe(fits + "a cat in a red hat", time_length=0, num_steps=1, progress=False)
+    assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
+
+
 @pytest.mark.parametrize(
     "prompt", ["A CAT in a red hat.", "Кот в ЖЁЛТОЙ шляпе", "Пёс идёт налево", "the pig, at night!"]
 )

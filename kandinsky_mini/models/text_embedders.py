@@ -74,6 +74,11 @@ class TextEmbedder(nn.Module):
         text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt])))
         return TextEmbeds(text[0], pooled[0])
 
+    def excess_tokens(self, prompt: str) -> int:
+        """How many tokens of the prompt are too many: encode cuts off what is beyond the configuration's max_length."""
+        ids = self.tokenizer(self.config.prompt_template.format(prompt), verbose=False)["input_ids"]
+        return max(0, len(ids) - self.config.crop_start - self.config.max_length)
+
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of the prompt that are not in the vocabulary; a real tokenizer knows pieces of any word."""
         if self.tokenizer.unk_token is None:
