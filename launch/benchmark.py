@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,15 +33,15 @@ from kandinsky_mini.distributed import (  # noqa: E402
     tensor_parallel_mesh,
     world_size,
 )
-from kandinsky_mini.lab import measure  # noqa: E402
+from kandinsky_mini.lab import measure, options  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
 from kandinsky_mini.lab.engines import DiffusersDiT, engine_versions  # noqa: E402
-from kandinsky_mini.lab.full_size import draw_weights  # noqa: E402
+from kandinsky_mini.lab.full_size import check_ranks, draw_weights  # noqa: E402
 from kandinsky_mini.lab.ledger import Ledger  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect, versions  # noqa: E402
-from kandinsky_mini.models.checkpoint import load_checkpoint  # noqa: E402
+from kandinsky_mini.models.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks  # noqa: E402
-from kandinsky_mini.models.parallelize import VARIANTS, check_divisible, parallelize_dit  # noqa: E402
+from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit  # noqa: E402
 from kandinsky_mini.models.text_embedders import TextEmbeds  # noqa: E402
 from kandinsky_mini.pipeline import latent_shape  # noqa: E402
 from kandinsky_mini.sampling import draw_noise, generate, predict_velocity  # noqa: E402
@@ -48,23 +49,31 @@ from kandinsky_mini.sampling import draw_noise, generate, predict_velocity  # no
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="YAML; default: mini")
+    parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
     parser.add_argument("--random-weights", action="store_true", help="no checkpoint is read")
-    parser.add_argument("--seconds", type=int, help="of video; default: the configuration's")
-    parser.add_argument("--steps", type=int, default=5, help="that are timed")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before")
-    parser.add_argument("--tokens", type=int, nargs=2, default=(200, 60), help="of the prompt and the negative one")
+    parser.add_argument("--seconds", type=options.at_least(0), help="of video; default: the configuration's")
+    parser.add_argument("--steps", type=options.at_least(1), default=5, help="that are timed")
+    parser.add_argument("--warmup", type=options.at_least(0), default=1, help="steps before")
+    tokens = {"nargs": 2, "default": (200, 60), "help": "of the prompt and the negative one"}
+    parser.add_argument("--tokens", type=options.at_least(1), **tokens)
     parser.add_argument("--unguided", action="store_true", help="one forward a step")
     parser.add_argument("--engine", choices=("ours", "diffusers"), default="ours", help="whose model")
     parser.add_argument("--variant", choices=VARIANTS, default="talk", help="which of our plans")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on GPUs")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of each rank, on the CPU")
+    parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=options.at_least(1), default=1, help="of each rank, on the CPU")
     parser.add_argument("--capacity", type=float, help="noted in the record, see sweep.py")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
     args = parser.parse_args(argv)
-    if args.engine != "ours" and not args.random_weights:
-        parser.error(f"--engine {args.engine} reads no checkpoint: add --random-weights")
+    if args.engine != "ours":
+        if not args.random_weights:
+            parser.error(f"--engine {args.engine} reads no checkpoint: add --random-weights")
+        if world_size() > 1 and (args.device == "cpu" or find_spec("cache_dit") is None):
+            parser.error(f"--engine {args.engine} on several ranks needs GPUs, and pip install cache-dit")
+    try:
+        check_ranks(load_config(args.config).dit, world_size())
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -72,7 +81,6 @@ def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) 
     """The model on this rank's device, sharded if there are several ranks."""
     with torch.device("meta"):
         dit = DiffusionTransformer3D(**asdict(config.dit))
-    check_divisible(dit, world_size())
     if args.random_weights:
         draw_weights(dit, device)
     else:
@@ -85,8 +93,6 @@ def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) 
 
 def prepare_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
     """The same of diffusers' model, with random weights."""
-    with torch.device("meta"):
-        check_divisible(DiffusionTransformer3D(**asdict(config.dit)), world_size())
     with torch.device(device):
         dit = draw_weights(DiffusersDiT(config.dit), device)
     dit.cast(torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -190,4 +196,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CheckpointError as error:
+        sys.exit(f"error: {error}. Without a checkpoint: --random-weights")

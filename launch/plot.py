@@ -176,7 +176,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=FOLDER, help="the folder of the records")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "figures")
     args = parser.parse_args(argv)
-    records = load_records(args.records)
+    try:
+        records = load_records(args.records)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     args.out.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         path = args.out / f"{name}.png"

@@ -29,8 +29,9 @@ from kandinsky_mini.distributed import (  # noqa: E402
     tensor_parallel_mesh,
     world_size,
 )
+from kandinsky_mini.lab import options  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
-from kandinsky_mini.lab.full_size import random_dit  # noqa: E402
+from kandinsky_mini.lab.full_size import check_ranks, random_dit  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, command_line, versions  # noqa: E402
 from kandinsky_mini.lab.simulation import per_rank, simulated_ranks  # noqa: E402
 from kandinsky_mini.models.parallelize import parallelize_dit  # noqa: E402
@@ -57,17 +58,23 @@ def relative(outputs: list[torch.Tensor], references: list[torch.Tensor]) -> lis
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="YAML; default: mini")
-    parser.add_argument("--seconds", type=int, default=1, help="of video")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--simulated", type=int, default=1, metavar="RANKS", help="in one process, without a launcher")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
+    parser.add_argument("--seconds", type=options.at_least(0), default=1, help="of video")
+    parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    simulated = {"default": 1, "metavar": "RANKS", "help": "in one process, without a launcher"}
+    parser.add_argument("--simulated", type=options.at_least(1), **simulated)
+    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
     args = parser.parse_args(argv)
     if args.simulated > 1 and world_size() > 1:
         parser.error("--simulated is for one process, here are ranks of a launcher")
+    config = load_config(args.config)
+    ranks = max(args.simulated, world_size())
+    try:
+        check_ranks(config.dit, ranks)
+    except ValueError as error:
+        parser.error(str(error))
 
     device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
-    config = load_config(args.config)
     shape = latent_shape(config, args.seconds, config.sampling.width, config.sampling.height)
     text = tuple(draw_noise(s, 1).to(device) for s in ((200, config.dit.in_text_dim), (1, config.dit.in_text_dim2)))
     inputs = [(draw_noise(shape, i).to(device), torch.tensor([t], device=device), text) for i, t in enumerate(TIMES)]
@@ -77,12 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     references = velocities(dit, torch.float32, inputs, scale)
     dit = cast(dit, torch.bfloat16)
     errors = {"1": relative(velocities(dit, torch.bfloat16, inputs, scale), references)}
-    ranks = world_size()
-    if ranks > 1:
+    if world_size() > 1:
         sharded = parallelize_dit(copy.deepcopy(dit), tensor_parallel_mesh(device.type)["tensor_parallel"])
         errors[str(ranks)] = relative(velocities(sharded, torch.bfloat16, inputs, scale), references)
     elif args.simulated > 1:
-        ranks = args.simulated
         with simulated_ranks(ranks, device_type=device.type) as mesh:
             outputs = velocities(parallelize_dit(copy.deepcopy(dit), mesh), torch.bfloat16, inputs, scale)
         errors[str(ranks)] = relative([per_rank(output)[0] for output in outputs], references)

@@ -20,21 +20,19 @@ sys.path.insert(0, str(HERE.parent))
 from kandinsky_mini.config import DiTConfig, load_config  # noqa: E402
 from kandinsky_mini.lab.capacity import parallel_capacity  # noqa: E402
 from kandinsky_mini.lab.check import effective_cores  # noqa: E402
+from kandinsky_mini.lab.full_size import check_ranks  # noqa: E402
+from kandinsky_mini.lab.options import config_file, device, folder  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, Record, load_records  # noqa: E402
-from kandinsky_mini.models.dit import DiffusionTransformer3D  # noqa: E402
-from kandinsky_mini.models.parallelize import check_divisible  # noqa: E402
 
 GPUS = (1, 2, 4, 8)
 
 
 def fitting(config: DiTConfig, counts: list[int]) -> list[int]:
     """The numbers of ranks over which the model divides; says why others are left out."""
-    with torch.device("meta"):
-        dit = DiffusionTransformer3D(**vars(config))
     kept = []
     for count in counts:
         try:
-            check_divisible(dit, count)
+            check_ranks(config, count)
             kept.append(count)
         except ValueError as error:
             print(f"left out: {error}", flush=True)
@@ -77,11 +75,16 @@ def table(records: list[Record]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", help="YAML files; default: mini")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
-    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the records")
+    parser.add_argument("--config", type=config_file, nargs="+", help="YAML files; default: mini")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=device, default=default, choices=("cuda", "cpu"))
+    parser.add_argument("--out", type=folder, default=FOLDER, help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
+    try:
+        load_records(args.out)  # one that cannot be read would keep the table from being printed in the end
+    except ValueError as error:
+        parser.error(str(error))
     failed = 0
     for path in args.config or [None]:
         options = ["--out", str(args.out), *others, *(["--config", path] if path else [])]

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kandinsky_mini import COMPONENTS, cast, get_T2V_pipeline  # noqa: E402
 from kandinsky_mini.config import Config, load_config  # noqa: E402
-from kandinsky_mini.lab import full_size, measure  # noqa: E402
+from kandinsky_mini.lab import full_size, measure, options  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
+from kandinsky_mini.models.checkpoint import CheckpointError  # noqa: E402
 from kandinsky_mini.models.dit import compile_blocks  # noqa: E402
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline  # noqa: E402
 from kandinsky_mini.saving import FPS, save  # noqa: E402
@@ -38,7 +39,10 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
     named = dict(entry.partition("=")[::2] for entry in entries)
     if set(named) != set(COMPONENTS):
         sys.exit(f"error: --device-map has {', '.join(sorted(named))}; it needs {', '.join(COMPONENTS)}")
-    return {name: torch.device(device) for name, device in named.items()}
+    try:
+        return {name: torch.device(options.device(device)) for name, device in named.items()}
+    except argparse.ArgumentTypeError as error:
+        sys.exit(f"error: --device-map: {error}")
 
 
 def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
@@ -80,18 +84,18 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="YAML; default: mini")
+    parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
     parser.add_argument("--random-weights", action="store_true", help="real sizes without a checkpoint")
     parser.add_argument("--only-saving", action="store_true", help="load no model")
-    parser.add_argument("--steps", type=int, default=10, help="of sampling, the first one not counted")
+    parser.add_argument("--steps", type=options.at_least(2), default=10, help="of sampling, the first one not counted")
     parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
     args = parser.parse_args(argv)
 
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     size = config.sampling
-    parts: dict[str, float | None] = {"save": time_of_saving(size.time_length, size.height, size.width)}
+    parts: dict[str, float | None] = {}
     used, steps, compiled = {}, [], False
     if not args.only_saving:
         used = devices
@@ -99,8 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
         if compiled:
             compile_blocks(pipe.dit)
-        steps, others = time_parts(pipe, args.steps)
-        parts = others | parts
+        steps, parts = time_parts(pipe, args.steps)
+    parts["save"] = time_of_saving(size.time_length, size.height, size.width)
 
     gpus = len({device for device in used.values() if device.type == "cuda"})
     record = Record(
@@ -129,4 +133,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CheckpointError as error:
+        sys.exit(f"error: {error}. Without a checkpoint: --random-weights")

@@ -95,6 +95,9 @@ def test_a_record_of_another_schema_is_an_error(tmp_path):
     path.write_text(json.dumps({"schema": 0}))
     with pytest.raises(ValueError, match="speed-old.json: schema 0, this code reads 1"):
         load_records(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="speed-old.json is not JSON"):
+        load_records(tmp_path)
     path.write_text(json.dumps({"schema": 1, "colour": "red"}))
     with pytest.raises(ValueError, match="speed-old.json.*colour"):
         load_records(tmp_path)
@@ -133,12 +136,30 @@ def test_the_other_engine_computes_the_same(tiny_config, monkeypatch):
 
 def test_a_record_names_the_engine(tiny_config, tmp_path):
     options = ["--config", str(tiny_config), "--device", "cpu", "--engine", "diffusers", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        benchmark.main(options)  # it reads no checkpoint
     benchmark.main([*options, "--random-weights", "--steps", "1"])
     (record,) = load_records(tmp_path)
     assert record.engine == "diffusers"
     assert "diffusers" in record.versions and record.wire_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (benchmark, ["--steps", "0"], "argument --steps: must be a whole number from 1 on, not '0'"),
+        (benchmark, ["--tokens", "5", "x"], "argument --tokens: must be a whole number from 1 on, not 'x'"),
+        (benchmark, ["--device", "cuda:99"], "argument --device: 'cuda:99' is not here: PyTorch finds "),
+        (benchmark, ["--device", "gpu"], "argument --device: 'gpu' is no device: use cpu, cuda or such as cuda:0"),
+        (benchmark, ["--config", "no.yaml"], "argument --config: cannot read the configuration no.yaml"),
+        (benchmark, ["--out", __file__], f"argument --out: {__file__}: File exists"),
+        (benchmark, ["--engine", "diffusers"], "--engine diffusers reads no checkpoint: add --random-weights"),
+        (precision, ["--simulated", "3"], "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        (whole_run, ["--steps", "1"], "argument --steps: must be a whole number from 2 on, not '1'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(script, options, message, capsys):
+    with pytest.raises(SystemExit):
+        script.main(options)
+    assert message in capsys.readouterr().err
 
 
 def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):

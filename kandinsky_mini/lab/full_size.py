@@ -10,9 +10,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLTextConfig, Qw
 
 from ..config import DiTConfig, TextConfig
 from ..models.dit import DiffusionTransformer3D
+from ..models.parallelize import check_divisible
 from ..models.text_embedders import TextEmbedder
 from ..models.vae import set_tiling
 from ..world.scratch import new_tokenizer
+
+
+def check_ranks(config: DiTConfig, ranks: int) -> None:
+    """Refuse a number of ranks over which the model does not divide, without building it.
+
+    Raises:
+        ValueError: names what does not divide, and the numbers that would do.
+    """
+    with torch.device("meta"):
+        check_divisible(DiffusionTransformer3D(**dataclasses.asdict(config)), ranks)
 
 
 @torch.no_grad()

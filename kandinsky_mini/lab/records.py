@@ -85,11 +85,14 @@ def load_records(folder: Path = FOLDER) -> list[Record]:
     """All records of a folder, by length of the video, configuration, engine (ours first) and ranks.
 
     Raises:
-        ValueError: a record of another schema, or with other fields; names the file.
+        ValueError: a file that is not JSON, of another schema, or with other fields; names it.
     """
     records = []
     for path in sorted(folder.glob("speed-*.json")):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
         if values.get("schema") != SCHEMA:
             raise ValueError(f"{path}: schema {values.get('schema')!r}, this code reads {SCHEMA}")
         try:
