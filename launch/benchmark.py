@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--random-weights", action="store_true", help="no checkpoint is read")
     parser.add_argument("--seconds", type=options.at_least(0), help="of video; default: the configuration's")
     parser.add_argument("--steps", type=options.at_least(1), default=5, help="that are timed")
-    parser.add_argument("--warmup", type=options.at_least(0), default=1, help="steps before")
+    parser.add_argument("--warmup", type=options.at_least(1), default=1, help="steps before: the first compiles")
     tokens = {"nargs": 2, "default": (200, 60), "help": "of the prompt and the negative one"}
     parser.add_argument("--tokens", type=options.at_least(1), **tokens)
     parser.add_argument("--unguided", action="store_true", help="one forward a step")
@@ -128,8 +128,7 @@ def of_all_ranks(value: object) -> list:
 def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, device: torch.device) -> dict[str, object]:
     """Run sample(steps, watch): the record's fields that are measured, of all ranks."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        measure.forget_peak(device)
     watch = measure.Stopwatch(device)
     if not sample(warmup + steps, watch).isfinite().all():
         sys.exit("error: the latent is not finite, so the times mean nothing")
@@ -185,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
             threads=torch.get_num_threads(),
             capacity=args.capacity,
             engine=args.engine,
+            variant=args.variant,
             versions=versions() | ({} if ours else engine_versions()),
             **measured,
         )

@@ -1,9 +1,11 @@
 """Draws the benchmark's figures into assets/figures/, from the records alone:
 
 python launch/plot.py   # make figures
+python launch/plot.py --records runs/benchmarks --out runs/figures   # of your own records
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from kandinsky_mini.config import CONFIGS, load_config  # noqa: E402
-from kandinsky_mini.lab.records import FOLDER, Record, load_records  # noqa: E402
+from kandinsky_mini.lab.records import PUBLISHED, Record, load_records  # noqa: E402
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
@@ -28,20 +30,22 @@ OUTSIDE = {"CrossDiT": BLUE, "text": PURPLE, "vae": GREEN, "save": GREY}
 STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
 
 
-def by_config(records: list[Record]) -> dict[str, list[Record]]:
-    """Our steps on GPUs: the records of each configuration that has more than one number of GPUs."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.gpus and record.engine == "ours" and not record.parts:
-            groups.setdefault(record.config, []).append(record)
-    groups = {name: group for name, group in groups.items() if len(group) > 1}
+class NoRecords(Exception):
+    """Says of what, and which script writes them."""
+
+
+def on_gpus(records: list[Record]) -> list[list[Record]]:
+    """Our steps on GPUs: each series that has one GPU and more than one."""
+    ours = [record for record in records if record.gpus and record.engine == "ours" and not record.parts]
+    groups = [list(group) for _, group in itertools.groupby(ours, lambda record: record.series)]
+    groups = [group for group in groups if len(group) > 1 and group[0].ranks == 1]
     if not groups:
-        raise LookupError("a configuration on several numbers of GPUs: launch/sweep.py")
+        raise NoRecords("a configuration on one GPU and on several: launch/sweep.py")
     return groups
 
 
 def name_of(record: Record) -> str:
-    return f"{record.config.split('_')[0]}, {record.seconds_of_video} s of video"
+    return f"{record.config.split('_')[0]}, {record.seconds_of_video} s of video, {record.device}"
 
 
 def gpus_axis(axis: Axes, counts: list[int]) -> None:
@@ -54,11 +58,11 @@ def gpus_axis(axis: Axes, counts: list[int]) -> None:
 
 def speedup(records: list[Record]) -> Figure:
     """How many times faster a step is than on one GPU, and that share of the ideal; bars: slowest and fastest step."""
-    groups = by_config(records)
-    counts = sorted({record.ranks for group in groups.values() for record in group})
+    groups = on_gpus(records)
+    counts = sorted({record.ranks for group in groups for record in group})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     left.plot(counts, counts, color="black", linewidth=1, label="ideal")
-    for (marker, colour), group in zip(STYLES, groups.values(), strict=False):
+    for (marker, colour), group in zip(itertools.cycle(STYLES), groups, strict=False):
         x, one = [record.ranks for record in group], group[0].step
         y = [one / record.step for record in group]
         ends = [[one / max(record.slowest()), one / min(record.slowest())] for record in group]
@@ -68,15 +72,15 @@ def speedup(records: list[Record]) -> Figure:
         right.plot(x, [100 * v / n for v, n in zip(y, x, strict=True)], marker, color=colour, label=name_of(group[0]))
         for n, v in zip(x[1:], y[1:], strict=True):
             left.annotate(f"{v:.2f}x", (n, v), (7, -12), textcoords="offset points", color=colour)
-    left.set(title=f"Speedup of a step, {next(iter(groups.values()))[0].device}", ylabel="times one GPU")
+    left.set(title="Speedup of a step", ylabel="times one GPU")
     left.set_yscale("log", base=2)
     left.set_yticks(counts, map(str, counts))
     right.axhline(100, color="black", linewidth=1, label="ideal")
     right.set(title="Efficiency: speedup over GPUs", ylabel="%", ylim=(0, 110))
+    right.legend()  # the left one's lines are the same
     for axis in (left, right):
         gpus_axis(axis, counts)
         axis.margins(x=0.2)
-        axis.legend()
     return figure
 
 
@@ -93,14 +97,14 @@ def stacked(axis: Axes, labels: list[str], rows: list[dict[str, float]], colours
 
 
 def panels(records: list[Record], draw: Callable[[Axes, list[Record]], None], title: str) -> Figure:
-    """One panel for each configuration, with a legend that they share."""
-    groups = list(by_config(records).values())
+    """One panel for each series, with a legend that they share."""
+    groups = on_gpus(records)
     figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), layout="constrained", squeeze=False)
     for axis, group in zip(axes[0], groups, strict=True):
         draw(axis, group)
         axis.set(title=name_of(group[0]), xlabel="GPUs")
     axes[0, 0].legend(*(reversed(part) for part in axes[0, 0].get_legend_handles_labels()))  # as they are stacked
-    figure.suptitle(f"{title}, {groups[0][0].device}")
+    figure.suptitle(title)
     return figure
 
 
@@ -125,13 +129,13 @@ def memory(records: list[Record]) -> Figure:
 
 def whole(records: list[Record]) -> Figure:
     """Amdahl's view: the CrossDiT's steps shrink, what is outside of it stays."""
-    lite = {record.seconds_of_video: record for record in records if record.parts and record.gpus}
-    saving = {r.seconds_of_video: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
+    parts = {(record.config, record.device): record.parts for record in records if record.parts and record.gpus}
+    saving = {r.config: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
 
     def draw(axis: Axes, group: list[Record]) -> None:
-        seconds = group[0].seconds_of_video
-        steps = load_config(CONFIGS / f"{group[0].config}.yaml").sampling.num_steps
-        outside = {name: value for name, value in lite[seconds].parts.items() if value} | {"save": saving[seconds]}
+        config, device = group[0].config, group[0].device
+        steps = load_config(CONFIGS / f"{config}.yaml").sampling.num_steps
+        outside = {name: value for name, value in parts[config, device].items() if value} | {"save": saving[config]}
         rows = [{"CrossDiT": steps * record.step} | outside for record in group]
         stacked(axis, [str(record.ranks) for record in group], rows, OUTSIDE)
         all_of_one = sum(rows[0].values())
@@ -142,17 +146,18 @@ def whole(records: list[Record]) -> Figure:
             )
         axis.set_ylabel(f"seconds: {steps} steps and the rest (computed)")
 
-    if not lite or not saving:
-        raise LookupError("the parts of a whole run: launch/whole_run.py")
-    known = [record for record in records if record.seconds_of_video in lite and record.seconds_of_video in saving]
+    known = [record for record in records if (record.config, record.device) in parts and record.config in saving]
+    if not known:
+        raise NoRecords("the parts of a whole run: launch/whole_run.py")
     return panels(known, draw, "A whole run")
 
 
 def cpu(records: list[Record]) -> Figure:
     """Ranks x threads on one CPU, beside the ideal that the machine allows; and what is not a matter of time."""
-    group = [record for record in records if record.capacity]
-    if not group:
-        raise LookupError("ranks and threads on a CPU: launch/sweep.py --device cpu")
+    ours = [record for record in records if record.capacity and record.engine == "ours"]
+    if not ours:
+        raise NoRecords("ranks and threads on a CPU: launch/sweep.py --device cpu")
+    group = [record for record in ours if record.series == ours[0].series]
     labels = [f"{record.ranks} x {record.threads}" for record in group]
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.0), layout="constrained")
     ideal = group[0].step / group[0].capacity
@@ -164,7 +169,7 @@ def cpu(records: list[Record]) -> Figure:
     axes[1].set(title="MB of weights that a rank holds", xlabel="ranks x threads")
     stacked(axes[2], labels, [{"sent": record.wire_bytes / 1e6} for record in group], {"sent": ORANGE})
     axes[2].set(title="MB that a rank sends in a step", xlabel="ranks x threads")
-    figure.suptitle(f"{name_of(group[0])}, {group[0].device}: no speedup is to be expected")
+    figure.suptitle(name_of(group[0]))
     return figure
 
 
@@ -173,7 +178,7 @@ FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=FOLDER, help="the folder of the records")
+    parser.add_argument("--records", type=Path, default=PUBLISHED, help="the folder of the records")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "figures")
     args = parser.parse_args(argv)
     try:
@@ -186,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             draw(records).savefig(path, dpi=110)
             print(path)
-        except LookupError as missing:
+        except NoRecords as missing:
             print(f"{name} is left out: there are no records of {missing.args[0]}")
         plt.close("all")
 

@@ -3,8 +3,8 @@
 torchrun --nproc-per-node 2 launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1
 python launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1 --simulated 4   # all on one GPU
 
-Random weights and inputs at the configuration's sizes, at several times between noise and picture. Error: the norm of
-the difference over the norm of the float32 velocity. Splitting a sum over ranks rounds it elsewhere, no more often.
+Random weights and inputs at the configuration's sizes; noise at three times of the sampling. Error: the norm of the
+difference over the norm of the float32 velocity. Splitting a sum over ranks rounds it elsewhere, no more often.
 Simulated ranks round as real ones do, but for the order in which an all-reduce adds.
 """
 
@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
             "versions": versions(),
         }
         args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"precision-{config.name}-{ranks}.json"
+        kind = "-simulated" if args.simulated > 1 else ""
+        path = args.out / f"precision-{config.name}-{ranks}{kind}.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for ranks, values in errors.items():
             print(f"{config.name}, bfloat16 on {ranks}:", *(f"{value:.2e}" for value in values))

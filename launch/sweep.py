@@ -3,8 +3,8 @@
 python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
 python launch/sweep.py --device cpu                                                    # ranks x threads
 
-What is not known here goes to benchmark.py. On a CPU ranks share the cores, so no speedup is to be expected: bytes
-and memory of each rank are what it can show. Its parallel capacity is measured first, and stands in each record.
+What is not known here goes to benchmark.py. On a CPU ranks share the cores that threads would use as well: bytes and
+memory of each rank are what it can show. Its parallel capacity is measured first, and stands in each record.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+
+from benchmark import parse_args  # noqa: E402
 
 from kandinsky_mini.config import DiTConfig, load_config  # noqa: E402
 from kandinsky_mini.lab.capacity import parallel_capacity  # noqa: E402
@@ -62,14 +64,17 @@ def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
 
 
 def table(records: list[Record]) -> str:
-    columns = f"{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}"
+    """Speedups are over one rank with one thread of the same series; without that record there are none."""
+    columns = f"{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}  device"
     lines = [f"{'config':10}{'engine':10}{columns}"]
-    alone: dict[tuple[str, str], Record] = {}  # the first of each model is on one rank
+    alone = {record.series: record.step for record in records if record.ranks == record.threads == 1}
     for record in records:
-        first = alone.setdefault((record.config, record.engine), record)
-        times = f"{record.step:10.3f}{first.step / record.step:8.2f}x"
+        speedup = f"{alone[record.series] / record.step:8.2f}x" if record.series in alone else f"{'-':>9}"
+        times = f"{record.step:10.3f}{speedup}"
         gigabytes = f"{max(record.peak_bytes) / 1e9:11.2f}{record.wire_bytes / 1e9:9.2f}"
-        lines.append(f"{record.config:10}{record.engine:10}{record.ranks:6}{record.threads:8}{times}{gigabytes}")
+        lines.append(
+            f"{record.config:10}{record.engine:10}{record.ranks:6}{record.threads:8}{times}{gigabytes}  {record.device}"
+        )
     return "\n".join(lines)
 
 
@@ -81,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=folder, default=FOLDER, help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
+    parse_args(["--device", args.device, *others])  # benchmark.py's options: a mistake ends here, not once a run
     try:
         load_records(args.out)  # one that cannot be read would keep the table from being printed in the end
     except ValueError as error:
@@ -91,9 +97,9 @@ def main(argv: list[str] | None = None) -> None:
         config = load_config(path).dit
         failed += sum(status != 0 for status in (on_gpus if args.device == "cuda" else on_cpu)(config, options))
     gpus = args.device == "cuda"
-    print(table([r for r in load_records(args.out) if (r.gpus > 0) == gpus and not r.parts]))
+    print(table([record for record in load_records(args.out) if (record.gpus > 0) == gpus and not record.parts]))
     if failed:
-        sys.exit(f"error: {failed} runs failed, see above")
+        sys.exit(f"error: a run failed ({failed} in all), see above")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kandinsky_mini import COMPONENTS, cast, get_T2V_pipeline  # noqa: E402
 from kandinsky_mini.config import Config, load_config  # noqa: E402
+from kandinsky_mini.distributed import world_size  # noqa: E402
 from kandinsky_mini.lab import full_size, measure, options  # noqa: E402
 from kandinsky_mini.lab.capacity import processor  # noqa: E402
 from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
@@ -38,7 +39,7 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
     """["dit=cuda:0", ...] -> devices; the same names as those of get_T2V_pipeline."""
     named = dict(entry.partition("=")[::2] for entry in entries)
     if set(named) != set(COMPONENTS):
-        sys.exit(f"error: --device-map has {', '.join(sorted(named))}; it needs {', '.join(COMPONENTS)}")
+        sys.exit(f"error: --device-map is {' '.join(entries)}; it needs {', '.join(COMPONENTS)}, each once")
     try:
         return {name: torch.device(options.device(device)) for name, device in named.items()}
     except argparse.ArgumentTypeError as error:
@@ -70,6 +71,8 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
     pipe.text_embedder.encode(PROMPT)
     text = measure.timed(lambda: [pipe.text_embedder.encode(prompt) for prompt in prompts], devices["text_embedder"])
     latents: list[torch.Tensor] = []
+    for device in {device for device in devices.values() if device.type == "cuda"}:
+        measure.forget_peak(device)  # that of building the models
     watch = measure.Stopwatch(devices["dit"])
 
     def after_step(_: int, latent: torch.Tensor) -> None:
@@ -93,6 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
     args = parser.parse_args(argv)
 
+    if world_size() > 1:
+        parser.error("this is one process with several devices, not several ranks: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     size = config.sampling
     parts: dict[str, float | None] = {}

@@ -11,6 +11,7 @@ import benchmark
 import plot
 import precision
 import pytest
+import sweep as sweep_script
 import torch
 import whole_run
 
@@ -84,6 +85,7 @@ def test_a_breakdown_names_where_the_time_went(sweep):
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_3_128x64x64_4x1x1_cga1x1x1", "attention"),
         ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "linear"),
         ("triton_poi_fused__to_copy_add_gelu_mul_0", None),
+        ("triton_per_fused__scaled_dot_product_cudnn_attention_mul_rsqrt_1", "attention"),  # prepares its inputs
     ],
 )
 def test_kernels_are_sorted_by_what_they_are_for(name, kind):
@@ -93,7 +95,7 @@ def test_kernels_are_sorted_by_what_they_are_for(name, kind):
 def test_a_record_of_another_schema_is_an_error(tmp_path):
     path = tmp_path / "speed-old.json"
     path.write_text(json.dumps({"schema": 0}))
-    with pytest.raises(ValueError, match="speed-old.json: schema 0, this code reads 1"):
+    with pytest.raises(ValueError, match="speed-old.json is no record of schema 1"):
         load_records(tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match="speed-old.json is not JSON"):
@@ -115,7 +117,7 @@ def test_bfloat16_is_close_to_float32(tiny_config, tmp_path, capsys):
 def test_simulated_ranks_show_what_bfloat16_costs_on_several(tiny_config, tmp_path, capsys):
     options = ["--config", str(tiny_config), "--device", "cpu", "--out", str(tmp_path)]
     precision.main([*options, "--simulated", "2"])
-    record = json.loads((tmp_path / "precision-tiny-2.json").read_text())
+    record = json.loads((tmp_path / "precision-tiny-2-simulated.json").read_text())
     one, two = record["errors"]["1"], record["errors"]["2"]
     assert record["simulated"] and one != two  # it is another sum
     assert all(b < 1.5 * a for a, b in zip(one, two, strict=True))
@@ -172,7 +174,9 @@ def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
 
 
 def test_a_device_map_must_name_every_part(tiny_config):
-    with pytest.raises(SystemExit, match="error: --device-map has dit, vae, x; it needs dit, vae, text_embedder"):
+    with pytest.raises(
+        SystemExit, match="error: --device-map is dit=cpu vae=cpu x=cpu; it needs dit, vae, text_embedder, each once"
+    ):
         whole_run.main(["--config", str(tiny_config), "--device-map", "dit=cpu", "vae=cpu", "x=cpu"])
 
 
@@ -227,6 +231,17 @@ def test_figures_show_what_the_records_say(tmp_path):
     assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
 
 
+def test_only_what_is_alike_is_compared():
+    h100 = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
+    others = [dataclasses.replace(record, device="another GPU") for record in h100]
+    eager = [dataclasses.replace(lite(5, 4, 0.5), compiled=False)]  # without one GPU to compare it with
+    groups = plot.on_gpus(sorted([*h100, *others, *eager], key=lambda record: (record.series, record.ranks)))
+    assert [[record.ranks for record in group] for group in groups] == [[1, 2], [1, 2]]
+    assert groups[0][0].device != groups[1][0].device
+    (line,) = [line for line in sweep_script.table([*h100, *eager]).splitlines() if line.split()[2] == "4"]
+    assert line.split()[5] == "-"
+
+
 def test_a_figure_without_records_is_left_out_and_says_so(tmp_path, capsys):
     plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])
     assert list(tmp_path.glob("*.png")) == []
@@ -239,9 +254,27 @@ def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
     assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
 
 
-def test_the_readme_quotes_the_records_of_gpus():
+def rows_of_the_readme() -> list[str]:
+    """Of its table of GPUs, from the records."""
+    rows = []
+    for group in plot.on_gpus(load_records()):
+        for record in group:
+            cells = [
+                f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
+                f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+                f"{group[0].step / record.step:.2f}" if record.ranks > 1 else "1",
+                f"{max(times[0] for times in record.warmup_seconds):.0f} s",
+                f"{max(record.peak_bytes) / 1e9:.1f} GB",
+                f"{record.wire_bytes / 1e9:.0f} GB" if record.ranks > 1 else "–",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_readme_quotes_the_records():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    records = [record for record in load_records() if record.gpus and not record.parts]
-    quotes = [f"{r.step:.3f} ({min(r.slowest()):.3f} to {max(r.slowest()):.3f})" for r in records if r.engine == "ours"]
+    records = load_records()
+    quotes = rows_of_the_readme()
     quotes += [f"{r.step:.3f} s on {r.ranks}" for r in records if r.engine != "ours"]
-    assert len(quotes) > 1 and [quote for quote in quotes if quote not in readme] == []
+    quotes += [f"{r.step:.2f} s with {r.ranks} rank" for r in records if r.capacity]
+    assert len(quotes) > 6 and [quote for quote in quotes if quote not in readme] == []

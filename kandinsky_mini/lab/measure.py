@@ -17,6 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 from .local import local_value
 
 # What a GPU's kernel, or a CPU's operator, is for: the first pattern that its name has. In NCCL's and PyTorch's words.
+# A compiled kernel that prepares attention's inputs (norms and RoPE of queries and keys) is named after it, so that it
+# counts as attention.
 KINDS = {
     "communication": r"nccl(Dev)?Kernel|c10d|wait_tensor",
     "attention": r"sdpa|fmha|flash|attention|attn",
@@ -59,6 +61,12 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to look for the most memory of a GPU anew; what is cached but not in use is given back."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
 
 
 def weight_bytes(model: nn.Module) -> int:

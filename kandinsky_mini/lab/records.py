@@ -16,7 +16,8 @@ from ..config import ROOT
 from ..distributed import world_size
 
 SCHEMA = 1
-FOLDER = ROOT / "assets" / "benchmarks"
+PUBLISHED = ROOT / "assets" / "benchmarks"  # behind the figures and the README
+FOLDER = ROOT / "runs" / "benchmarks"  # anyone's own
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Record:
     peak_bytes: memory of each rank; weight_bytes: of that, the CrossDiT's weights.
     parts: what a whole run does besides, once, such as {"text": , "vae": , "save": }; None: not measured.
     capacity: on a CPU, how many one-thread copies' worth of work the machine did at once, before the run.
-    engine: whose model it was, "ours" or another library's.
+    engine: whose model it was, "ours" or another library's; variant: which of our plans.
     """
 
     command: str
@@ -53,6 +54,7 @@ class Record:
     threads: int = 1
     capacity: float | None = None
     engine: str = "ours"
+    variant: str = "talk"
     date: str = field(default_factory=lambda: date.today().isoformat())
     versions: dict[str, str] = field(default_factory=lambda: versions())
     schema: int = SCHEMA
@@ -60,6 +62,12 @@ class Record:
     @property
     def ranks(self) -> int:
         return self.layout["cfg"] * self.layout["size"]
+
+    @property
+    def series(self) -> tuple:
+        """What must be alike in records whose numbers of ranks are compared."""
+        others = (self.engine, self.variant, self.guided, self.compiled, bool(self.gpus))
+        return self.seconds_of_video, self.config, self.device, *others
 
     @property
     def step(self) -> float:
@@ -70,22 +78,22 @@ class Record:
         return [max(times) for times in zip(*self.step_seconds, strict=True)]
 
     def save(self, folder: Path) -> Path:
-        """Write folder/speed-DEVICE-CONFIG-LAYOUT[-ENGINE][-PARTS].json, in place of a record of the same run."""
+        """Write folder/speed-DEVICE-CONFIG-LAYOUT[-ENGINE][-PLAN][-PARTS].json, over a record of the same run."""
         device = re.sub(r"\W+", "_", self.device.removeprefix("NVIDIA ")).strip("_").lower()
         where = f"{self.ranks}x{self.threads}" if not self.gpus else f"{self.layout['kind']}{self.ranks}"
-        engine = "" if self.engine == "ours" else f"-{self.engine}"
+        model = "".join(f"-{name}" for name in (self.engine, self.variant) if name not in ("ours", "talk"))
         parts = ("-whole" if any(self.step_seconds) else "-save") if self.parts else ""
-        path = folder / f"speed-{device}-{self.config}-{where}{engine}{parts}.json"
+        path = folder / f"speed-{device}-{self.config}-{where}{model}{parts}.json"
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
 
-def load_records(folder: Path = FOLDER) -> list[Record]:
-    """All records of a folder, by length of the video, configuration, engine (ours first) and ranks.
+def load_records(folder: Path = PUBLISHED) -> list[Record]:
+    """All records of a folder, series after series, by number of ranks.
 
     Raises:
-        ValueError: a file that is not JSON, of another schema, or with other fields; names it.
+        ValueError: a file that is no record, or one of another schema, or with other fields; names it.
     """
     records = []
     for path in sorted(folder.glob("speed-*.json")):
@@ -93,13 +101,13 @@ def load_records(folder: Path = FOLDER) -> list[Record]:
             values = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
-        if values.get("schema") != SCHEMA:
-            raise ValueError(f"{path}: schema {values.get('schema')!r}, this code reads {SCHEMA}")
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is no record of schema {SCHEMA}, which this code reads")
         try:
             records.append(Record(**values))
         except TypeError as error:
             raise ValueError(f"{path}: {error}") from error
-    return sorted(records, key=lambda r: (r.seconds_of_video, r.config, r.engine != "ours", r.ranks, r.threads))
+    return sorted(records, key=lambda record: (record.series, record.ranks, record.threads))
 
 
 def versions() -> dict[str, str]:
@@ -122,6 +130,7 @@ def interconnect(gpus: int) -> str:
 def command_line() -> str:
     """This run's command, as a reader of the record can repeat it: where it writes to is the reader's business."""
     script, options = Path(sys.argv[0]), sys.argv[1:]
+    options = [option for option in options if not option.startswith("--out=")]
     if "--out" in options:
         place = options.index("--out")
         del options[place : place + 2]
