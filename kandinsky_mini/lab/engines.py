@@ -45,9 +45,8 @@ class DiffusersDiT(nn.Module):
         import cache_dit
 
         join_group(device_type)
-        cache_dit.enable_cache(
-            self.model, parallelism_config=cache_dit.ParallelismConfig(tp_size=world_size())
-        )  # no cache_config: nothing is cached
+        # Nothing is cached: that would need a cache_config.
+        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(tp_size=world_size()))
 
 
 def engine_versions() -> dict[str, str]:

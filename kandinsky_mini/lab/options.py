@@ -1,5 +1,6 @@
 """Options that the measuring scripts share. A bad value is refused before anything is measured."""
 
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def folder(path: str) -> Path:
     """A folder that can be written in; made if it is not there."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path, ".probe")
+        probe = Path(path, f".{os.getpid()}")  # every rank tries
         probe.touch()
         probe.unlink()
     except OSError as error:
