@@ -194,7 +194,9 @@ def run_export(args: argparse.Namespace, run: Run, config: Config, device: torch
     ):
         encoder.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
-    load_vae(run.folder / "vae", config.vae.tiling, torch.bfloat16).save_pretrained(out / "vae")
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.bfloat16)
+    vae.register_to_config(_name_or_path="")  # diffusers would write where it was loaded from, on this machine
+    vae.save_pretrained(out / "vae")
     shutil.copy(run.folder / "scorer.safetensors", out)
     print(f"weights in {out}")
 

@@ -69,6 +69,11 @@ def test_the_pipeline_runs_on_the_exported_weights(trained):
     assert pipe("a cat in a red hat", time_length=0, seed=1, progress=False).shape == (1, 3, 1, 32, 48)
 
 
+def test_exported_weights_do_not_say_where_they_were_made(trained):
+    configs = [path.read_text() for path in (trained["folder"] / "weights").rglob("*.json")]
+    assert configs and not any(str(trained["folder"]) in text for text in configs)
+
+
 def test_refining_starts_from_the_exported_weights(trained):
     """After one tiny step what is exported is still nearly what was refined."""
     folder, refined = trained["folder"], ("--folder", str(trained["folder"] / "refined"), "--refine")
