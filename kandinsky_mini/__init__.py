@@ -54,7 +54,7 @@ def get_T2V_pipeline(
     if world_size() > 1:  # before anything touches CUDA
         named = dict.fromkeys(COMPONENTS, local_device(named["dit"]))
     devices = {name: _device(name, named[name]) for name in COMPONENTS}
-    dtypes = {name: torch.bfloat16 if device.type == "cuda" else torch.float32 for name, device in devices.items()}
+    dtypes = {name: compute_dtype(device) for name, device in devices.items()}
     config = load_config(conf_path)
     with torch.device("meta"):  # sizes without memory, until the weights are loaded
         dit = DiffusionTransformer3D(**dataclasses.asdict(config.dit))
@@ -81,6 +81,13 @@ def get_T2V_pipeline(
         ).to(devices["text_embedder"])
         vae = load_vae(weights["vae"], config.vae.tiling, dtypes["vae"]).to(devices["vae"])
     return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """In which the models compute there, but for what cast() keeps in float32."""
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def cast(dit: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

@@ -55,9 +55,11 @@ def rank() -> int:
 def local_device(device: str | torch.device) -> str | torch.device:
     """This rank's own device: for any GPU the one with the rank's place on this machine, else what was given.
 
+    Without a launcher it is what was given.
+
     Called before anything else touches CUDA: whatever comes first would otherwise take GPU 0 on every rank.
     """
-    if not str(device).startswith("cuda"):
+    if world_size() == 1 or not str(device).startswith("cuda"):
         return device
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)

@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kandinsky_mini import cast  # noqa: E402
+from kandinsky_mini import cast, compute_dtype  # noqa: E402
 from kandinsky_mini.config import ROOT, Config, load_config  # noqa: E402
 from kandinsky_mini.distributed import (  # noqa: E402
     leave,
@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=options.at_least(1), default=1, help="of each rank, on the CPU")
     parser.add_argument("--capacity", type=float, help="noted in the record, see sweep.py")
-    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
     if args.engine != "ours":
         if not args.random_weights:
@@ -85,7 +85,7 @@ def prepare_dit(args: argparse.Namespace, config: Config, device: torch.device) 
         draw_weights(dit, device)
     else:
         load_checkpoint(dit, ROOT / config.weights.dit).eval().to(device)
-    dit = cast(dit, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dit = cast(dit, compute_dtype(device))
     if world_size() > 1:
         dit = parallelize_dit(dit, tensor_parallel_mesh(device.type)["tensor_parallel"], args.variant)
     return dit
@@ -95,7 +95,7 @@ def prepare_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
     """The same of diffusers' model, with random weights."""
     with torch.device(device):
         dit = draw_weights(DiffusersDiT(config.dit), device)
-    dit.cast(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dit.cast(compute_dtype(device))
     if world_size() > 1:
         dit.shard(device.type)
     return dit
@@ -103,9 +103,8 @@ def prepare_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
 
 def random_text(config: Config, tokens: int, device: torch.device) -> TextEmbeds:
     """In place of a prompt's embeddings; the same on all ranks."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     sizes = (tokens, config.dit.in_text_dim), (1, config.dit.in_text_dim2)
-    return TextEmbeds(*(draw_noise(size, seed=tokens).to(device, dtype) for size in sizes))
+    return TextEmbeds(*(draw_noise(size, seed=tokens).to(device, compute_dtype(device)) for size in sizes))
 
 
 @torch.no_grad()
@@ -147,7 +146,7 @@ def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, dev
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config)
-    device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
+    device = torch.device(local_device(args.device))
     torch.set_num_threads(args.threads)  # alike for one rank and for many
     ours = args.engine == "ours"
     dit = prepare_dit(args, config, device) if ours else prepare_diffusers(config, device)
@@ -163,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     def sample(steps: int, watch: measure.Stopwatch | None = None) -> torch.Tensor:
         return generate(
             dit, noise, texts[0], None if args.unguided else texts[1], steps, sampling.guidance_weight,
-            sampling.scheduler_scale, sampling.scale_factor, noise.dtype if device.type == "cpu" else torch.bfloat16,
+            sampling.scheduler_scale, sampling.scale_factor, compute_dtype(device),
             progress=watch is not None and rank() == 0, callback=watch,
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
     simulated = {"default": 1, "metavar": "RANKS", "help": "in one process, without a launcher"}
     parser.add_argument("--simulated", type=options.at_least(1), **simulated)
-    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
     if args.simulated > 1 and world_size() > 1:
         parser.error("--simulated is for one process, here are ranks of a launcher")
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    device = torch.device(local_device(args.device) if world_size() > 1 else args.device)
+    device = torch.device(local_device(args.device))
     shape = latent_shape(config, args.seconds, config.sampling.width, config.sampling.height)
     text = tuple(draw_noise(s, 1).to(device) for s in ((200, config.dit.in_text_dim), (1, config.dit.in_text_dim2)))
     inputs = [(draw_noise(shape, i).to(device), torch.tensor([t], device=device), text) for i, t in enumerate(TIMES)]
@@ -104,7 +104,6 @@ def main(argv: list[str] | None = None) -> None:
             "date": date.today().isoformat(),
             "versions": versions(),
         }
-        args.out.mkdir(parents=True, exist_ok=True)
         kind = "-simulated" if args.simulated > 1 else ""
         path = args.out / f"precision-{config.name}-{ranks}{kind}.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

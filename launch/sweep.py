@@ -83,10 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=config_file, nargs="+", help="YAML files; default: mini")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=device, default=default, choices=("cuda", "cpu"))
-    parser.add_argument("--out", type=folder, default=FOLDER, help="the folder of the records")
+    parser.add_argument("--out", type=folder, default=str(FOLDER), help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
-    parse_args(["--device", args.device, *others])  # benchmark.py's options: a mistake ends here, not once a run
+    # benchmark.py's options: a mistake ends here, not once a run.
+    parse_args(["--device", args.device, "--out", str(args.out), *others])
     try:
         load_records(args.out)  # one that cannot be read would keep the table from being printed in the end
     except ValueError as error:

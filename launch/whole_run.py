@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kandinsky_mini import COMPONENTS, cast, get_T2V_pipeline  # noqa: E402
+from kandinsky_mini import COMPONENTS, cast, compute_dtype, get_T2V_pipeline  # noqa: E402
 from kandinsky_mini.config import Config, load_config  # noqa: E402
 from kandinsky_mini.distributed import world_size  # noqa: E402
 from kandinsky_mini.lab import full_size, measure, options  # noqa: E402
@@ -47,7 +47,7 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
 
 
 def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
-    dtypes = {name: torch.bfloat16 if device.type == "cuda" else torch.float32 for name, device in devices.items()}
+    dtypes = {name: compute_dtype(device) for name, device in devices.items()}
     dit = cast(full_size.random_dit(config.dit, devices["dit"]), dtypes["dit"])
     vae = full_size.random_vae(config.vae.tiling, devices["vae"], dtypes["vae"])
     embedder = full_size.random_text_embedder(
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=options.at_least(2), default=10, help="of sampling, the first one not counted")
     parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
-    parser.add_argument("--out", type=options.folder, default=FOLDER, help="the folder of the record")
+    parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
 
     if world_size() > 1:

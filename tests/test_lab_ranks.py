@@ -67,7 +67,7 @@ def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_form
 
 
 def test_the_ledger_counts_what_is_called_by_hand(processes):
-    new = hasattr(dist, "all_gather_single")  # before torch 2.13 they have other names
+    new = hasattr(dist, "all_gather_single")  # older versions of torch have other names
 
     def collectives(mesh):
         all_gather = dist.all_gather_single if new else dist.all_gather_into_tensor

@@ -10,9 +10,6 @@ from torch import nn
 from ..config import DiTConfig
 from ..distributed import join_group, world_size
 
-# What diffusers keeps in float32 when it loads a checkpoint, see Kandinsky5Transformer3DModel._keep_in_fp32_modules.
-FLOAT32 = ("time_embeddings", "modulation")
-
 
 class DiffusersDiT(nn.Module):
     """diffusers' Kandinsky5Transformer3DModel behind our model's call: it wants a batch, ours wants none."""
@@ -27,9 +24,10 @@ class DiffusersDiT(nn.Module):
         return self.model(x[None], text_embed[None], time, pooled_text_embed, *places, return_dict=False)[0]
 
     def cast(self, dtype: torch.dtype) -> "DiffusersDiT":
+        """As diffusers does when it loads a checkpoint."""
         self.model.to(dtype)
         for name, module in self.model.named_modules():
-            if name.endswith(FLOAT32):
+            if name.rpartition(".")[2] in self.model._keep_in_fp32_modules:
                 module.float()
         return self
 

@@ -66,8 +66,8 @@ class Record:
     @property
     def series(self) -> tuple:
         """What must be alike in records whose numbers of ranks are compared."""
-        others = (self.engine, self.variant, self.guided, self.compiled, bool(self.gpus))
-        return self.seconds_of_video, self.config, self.device, *others
+        model = (self.engine, self.variant, self.guided, self.compiled)
+        return self.seconds_of_video, self.config, self.device, *model
 
     @property
     def step(self) -> float:
@@ -84,7 +84,6 @@ class Record:
         model = "".join(f"-{name}" for name in (self.engine, self.variant) if name not in ("ours", "talk"))
         parts = ("-whole" if any(self.step_seconds) else "-save") if self.parts else ""
         path = folder / f"speed-{device}-{self.config}-{where}{model}{parts}.json"
-        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
