@@ -1,6 +1,7 @@
-# GNU make; works from any folder. Everything lives in .venv, always called as `.venv/bin/python -m ...`.
-#   PYTHON       the Python that .venv is made with, 3.11 or newer
-#   TORCH_INDEX  one more package index to take torch from, such as PyTorch's CPU-only one
+# This file needs GNU make. The checkout may lie in any folder. Everything is installed in .venv, and every tool is
+# run by .venv/bin/python.
+#   PYTHON       the Python that makes .venv, 3.11 or newer
+#   TORCH_INDEX  an additional package index for torch, such as PyTorch's CPU-only one
 
 PYTHON ?= $(shell if python3.11 -c '' 2>/dev/null; then echo python3.11; else echo python3; fi)
 TORCH_INDEX ?=
@@ -38,7 +39,7 @@ figures: .venv/installed  ## draw the benchmark's figures anew, from assets/benc
 	@$(VENV_PYTHON) launch/plot.py
 
 check: .venv/installed  ## can this machine run the workshop? one line per requirement
-	@$(VENV_PYTHON) -m kandinsky_mini.lab.check
+	@$(VENV_PYTHON) launch/check_machine.py
 
 notebooks: .venv/installed  ## run every notebook and store its outputs
 	$(VENV_PYTHON) .ci/notebooks.py notebooks/*.ipynb
@@ -59,8 +60,8 @@ clean:  ## remove .venv and caches, nothing else
 	rm -rf .venv .pytest_cache .ruff_cache build kandinsky_mini.egg-info
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Set-up, once. The note `unfinished` becomes the stamp `installed` only at the very end: an interrupted
-# installation is started afresh, a finished one is reused until the lock or pyproject.toml changes.
+# The set-up runs once. Only at its very end is the file `unfinished` renamed to the stamp `installed`. An interrupted
+# installation therefore starts afresh. A finished one is reused until requirements.lock or pyproject.toml changes.
 .venv/installed: requirements.lock pyproject.toml
 	@if test -e .venv/unfinished; then echo "Removing an unfinished .venv"; rm -rf .venv; fi
 	@rm -f $@

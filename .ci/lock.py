@@ -1,8 +1,8 @@
 """Write requirements.lock from pyproject.toml: python .ci/lock.py [CONSTRAINT ...], or `make lock`.
 
-pip resolves for the platform it runs on. The dependencies' own markers then tell which packages the other
-platforms need, or do without. The CUDA packages are left out: they belong to a build of torch, which pins
-them itself, and a CPU build has none.
+pip resolves the dependencies for the platform that it runs on. The dependencies' own markers then tell which packages
+the other platforms need, and which ones they do without. The CUDA packages are left out. They belong to a build of
+torch, which pins them itself, and a CPU build has none.
 """
 
 import json
@@ -32,7 +32,7 @@ def declared() -> list[str]:
 
 
 def resolve(requirements: list[str]) -> dict[str, dict]:
-    """The metadata of every package that pip would install into an empty environment."""
+    """Return, by name, the metadata of every package that pip would install into an empty environment."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
@@ -42,7 +42,10 @@ def resolve(requirements: list[str]) -> dict[str, dict]:
 
 
 def reachable(roots: list[str], packages: dict[str, dict], platform: str) -> set[str]:
-    """The names that `roots` lead to on `platform`, extras included; those without metadata are leaves."""
+    """Return the names of the packages that `roots` lead to on `platform`, including those that extras need.
+
+    A package without metadata leads to no others.
+    """
     environment = {**default_environment(), "sys_platform": platform, **PLATFORMS[platform]}
     todo, seen = [(Requirement(root), "") for root in roots], set()
     while todo:
@@ -61,7 +64,8 @@ def reachable(roots: list[str], packages: dict[str, dict], platform: str) -> set
 def main(constraints: list[str]) -> None:
     roots, asked = declared(), [*declared(), *constraints]
     packages = resolve(asked)
-    supported = ("linux", "darwin")  # Windows means its Linux subsystem: what only win32 needs is not locked
+    # On Windows, we support only its Linux subsystem. Packages that only win32 needs are therefore not locked.
+    supported = ("linux", "darwin")
     while missing := set().union(*(reachable(roots, packages, on) for on in supported)) - set(packages):
         asked += sorted(missing)
         packages = resolve(asked)

@@ -1,7 +1,7 @@
-"""A pytest plugin for what nbval passes over: python -m pytest -p nbval_strict --nbval ... (with .ci on PYTHONPATH).
+"""A pytest plugin that catches errors which nbval passes over: python -m pytest -p nbval_strict --nbval ...
 
-Where outputs may vary: a magic that failed, a cell that shows something but has no stored output. And processes that
-outlive the run.
+The folder .ci must be on PYTHONPATH. Where outputs may vary, nbval does not notice a magic that failed, or a cell that
+shows something but has no stored output. It does not notice processes that outlive the run, either.
 """
 
 import os
@@ -11,9 +11,9 @@ import uuid
 import psutil
 import pytest
 
-MARK = "NOTEBOOKS_RUN"  # inherited by kernels and by all that they start
+MARK = "NOTEBOOKS_RUN"  # an environment variable that kernels and all processes that they start inherit
 SECONDS_TO_END = 20
-WIDGET = "application/vnd.jupyter.widget-view+json"  # never stored: see notebooks.py
+WIDGET = "application/vnd.jupyter.widget-view+json"  # such outputs are never stored, see notebooks.py
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -27,7 +27,8 @@ def pytest_runtest_call(item: pytest.Item):
     errors = [output.text for output in outputs if output.get("name") == "stderr" and "UsageError" in output.text]
     if errors:
         pytest.fail(f"a magic failed: {errors[0]}")
-    widget = any(WIDGET in output.get("data", {}) for output in outputs)  # what it shows is its own, not the cell's
+    # Outputs that a widget shows belong to the widget, not to the cell.
+    widget = any(WIDGET in output.get("data", {}) for output in outputs)
     if not widget and any(output.get("name") != "stderr" for output in outputs) and not item.cell.outputs:
         pytest.fail("the cell shows something, but no output of it is stored: run make notebooks")
 

@@ -1,6 +1,6 @@
 """Run notebooks and store their outputs: python .ci/notebooks.py notebooks/*.ipynb (make notebooks).
 
-A progress bar is stored as the line of text that it ended as: pages that do not run widgets show that, not "0%".
+A progress bar is stored as its last line of text. Pages that do not run widgets then show this line and not "0%".
 """
 
 import html
@@ -14,12 +14,15 @@ VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyt
 
 
 def last_line(models: dict, model_id: str) -> str | None:
-    """What a tqdm bar says at its end, "sampling: 100% 25/25 [00:10<00:00, 2.4it/s]"; None for any other widget."""
+    """Return the text that a tqdm bar shows at its end, or None for any other widget.
+
+    Such a text is "sampling: 100% 25/25 [00:10<00:00, 2.4it/s]".
+    """
     children = [models[name.removeprefix("IPY_MODEL_")] for name in models[model_id]["state"].get("children", [])]
     if [child["model_name"] for child in children] != ["HTMLModel", "FloatProgressModel", "HTMLModel"]:
         return None
     line = children[0]["state"]["value"] + children[2]["state"]["value"]
-    return html.unescape(line).replace("\u2007", " ")  # tqdm pads with a space as wide as a figure
+    return html.unescape(line).replace("\u2007", " ")  # tqdm pads with a space that is as wide as a digit
 
 
 def run(path: Path) -> None:
@@ -31,7 +34,7 @@ def run(path: Path) -> None:
         for output in cell.outputs:
             if VIEW in output.get("data", {}) and (line := last_line(models, output.data[VIEW]["model_id"])):
                 output.data = {"text/plain": line}
-        # Other widgets show nothing where no kernel runs; each has text or a figure beside it.
+        # Other widgets show nothing on a page without a kernel. Each of them has text or a figure beside it.
         cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
     nbformat.write(notebook, path)
 

@@ -1,6 +1,6 @@
-"""Configurations: frozen dataclasses, read from YAML, in which every key is known and has its type.
+"""Configurations: frozen dataclasses read from YAML, in which every key is known and has its type.
 
-Paths of weights are relative to the repository's root.
+Paths of weights are relative to the root of the repository.
 """
 
 import dataclasses
@@ -13,14 +13,22 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
+FPS = 24  # frames a second, in every video that is trained on, generated or saved
+# One position of a latent stands for 8 x 8 pixels of 4 frames. The first frame has a latent frame to itself.
+PIXELS_PER_LATENT, FRAMES_PER_LATENT = 8, 4
+
 
 class ConfigError(ValueError):
-    """A configuration has a wrong key or value. Names the file and the key."""
+    """A configuration has a wrong key or value. The message names the file and the key."""
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """The arguments of DiffusionTransformer3D."""
+    """The sizes of DiffusionTransformer3D.
+
+    patch_size and axes_dims are ordered (time, height, width). axes_dims are the channels of a head that carry each
+    position, so that they add up to head_dim. With visual_cond the model also takes a latent to continue from.
+    """
 
     in_visual_dim: int
     in_text_dim: int
@@ -35,10 +43,23 @@ class DiTConfig:
     axes_dims: tuple[int, int, int]
     visual_cond: bool
 
+    @property
+    def head_dim(self) -> int:
+        return sum(self.axes_dims)
+
+    @property
+    def num_heads(self) -> int:
+        return self.model_dim // self.head_dim
+
 
 @dataclass(frozen=True)
 class TextConfig:
-    """prompt_template has one {}; the first crop_start tokens belong to the template and are cut off."""
+    """How prompts are encoded.
+
+    The prompt takes the place of {} in prompt_template. The first crop_start tokens belong to the template and are cut
+    off afterwards. Prompts longer than max_length tokens, or pooled_max_length for CLIP, are truncated. known_words
+    says in words what the model has seen; it is empty where any word will do.
+    """
 
     prompt_template: str
     crop_start: int
@@ -50,14 +71,18 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """tiling: decode in overlapping pieces along time, which bounds the memory of long videos."""
+    """With tiling, long videos are decoded in overlapping pieces along time, which bounds the memory they take."""
 
     tiling: bool
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of a call of the pipeline; scale_factor divides the RoPE angles of time, height and width."""
+    """What to generate and how: the defaults of a call of the pipeline.
+
+    time_length is in seconds, width and height in pixels. scale_factor divides the RoPE angles of time, height and
+    width. The pipeline's docstring explains the others.
+    """
 
     time_length: int
     width: int
@@ -67,9 +92,22 @@ class SamplingConfig:
     scheduler_scale: float
     scale_factor: tuple[float, float, float]
 
+    @property
+    def guided(self) -> bool:
+        """Whether a step runs two forwards. A guidance weight of 1 gives the velocity of the prompt alone."""
+        return self.guidance_weight != 1
+
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        """(T, H, W) of the latent of such a video."""
+        frames = self.time_length * FPS // FRAMES_PER_LATENT + 1
+        return frames, self.height // PIXELS_PER_LATENT, self.width // PIXELS_PER_LATENT
+
 
 @dataclass(frozen=True)
 class WeightsConfig:
+    """A .safetensors file or a folder for each model."""
+
     dit: str
     vae: str
     text_encoder: str
@@ -78,6 +116,8 @@ class WeightsConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """One YAML file of configs/."""
+
     name: str
     dit: DiTConfig
     text: TextConfig
@@ -87,17 +127,17 @@ class Config:
 
 
 def load_config(path: str | Path | None = None) -> Config:
-    """Read a YAML configuration; None is configs/mini.yaml.
+    """Read a YAML configuration, by default configs/mini.yaml.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown or missing key, a value of the wrong type.
+        ConfigError: the file cannot be read or is not YAML, a key is unknown or missing, or a value has the wrong type.
     """
     path = CONFIGS / "mini.yaml" if path is None else Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or an impossible date
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError means bytes that are not text, or an impossible date
         raise ConfigError(f"{path} is not YAML: {error}") from error
     config = _build(Config, values, str(path))
     if config.text.prompt_template.count("{}") != 1:
@@ -106,7 +146,7 @@ def load_config(path: str | Path | None = None) -> Config:
 
 
 def _build(kind: type, value: object, where: str):
-    """Make a value of the given type from YAML's; `where` names the file and the key in errors."""
+    """Turn a value read from YAML into the given type. Errors start with `where`, which names the file and the key."""
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     if typing.get_origin(kind) is tuple:
@@ -116,7 +156,7 @@ def _build(kind: type, value: object, where: str):
         return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if kind is float and type(value) is int:
         return float(value)
-    # `type(...) is` and not isinstance, because a bool is an int to Python.
+    # `type(...) is` instead of isinstance, because to Python a bool is an int.
     if type(value) is not kind:
         raise ConfigError(f"{where}: {value!r} is not of type {kind.__name__}")
     return value

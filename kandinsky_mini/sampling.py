@@ -1,43 +1,35 @@
 """Flow matching: from noise to a latent along the velocity that the model predicts.
 
-A noisy latent is x_t = (1 - t) * x_0 + t * noise, and its velocity noise - x_0. Sampling starts at t = 1 (noise)
-and takes Euler steps down to t = 0.
+A noisy latent is x_t = (1 - t) * x_0 + t * noise, and its velocity is noise - x_0. Sampling starts at t = 1, which is
+pure noise, and takes Euler steps down to t = 0.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 from tqdm.auto import tqdm
 
-from .distributed import innermost_module
+from .config import SamplingConfig
+from .models.attention import preferred_kernels
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbeds
 
-# cuDNN's before the flash kernel, which PyTorch takes by itself: on an H100 it is the quicker one. What a device or a
-# shape does not allow is passed over.
-KERNELS = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-
 
 def time_steps(num_steps: int, scheduler_scale: float) -> torch.Tensor:
-    """num_steps + 1 times from 1 to 0; a scale above 1 spends more of the steps near the noise."""
+    """Return num_steps + 1 times from 1 to 0. A scale above 1 spends more of the steps near the noise."""
     t = torch.linspace(1.0, 0.0, num_steps + 1)
     return scheduler_scale * t / (1.0 + (scheduler_scale - 1.0) * t)
 
 
 def draw_noise(shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Always drawn on the CPU: one seed gives the same noise on every device and any number of ranks."""
+    """Draw noise on the CPU, so that one seed gives the same noise on every device and any number of ranks."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def rope_positions(dit: DiffusionTransformer3D, x: torch.Tensor) -> list[torch.Tensor]:
-    """Positions of the patches of a latent (..., T, H, W, C) along time, height and width."""
-    sizes = zip(x.shape[-4:-1], dit.patch_size, strict=True)
+    """Return the positions of the patches of a latent (..., T, H, W, C) along time, height and width."""
+    sizes = zip(x.shape[-4:-1], dit.config.patch_size, strict=True)
     return [torch.arange(size // patch, device=x.device) for size, patch in sizes]
 
 
@@ -48,48 +40,72 @@ def predict_velocity(
     text: TextEmbeds,
     scale_factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> torch.Tensor:
-    """One forward of the model: latent x (..., T, H, W, C) at time (..., 1) in 0 to 1 -> velocity like x."""
-    if dit.visual_cond:  # nothing to continue from: an empty latent and a mask of zeros
+    """Run one forward of the model: latent x (..., T, H, W, C) at time (..., 1), from 0 to 1 -> velocity like x."""
+    if dit.config.visual_cond:  # there is nothing to continue from: an empty latent and a mask of zeros
         x = torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[..., :1])], dim=-1)
     text_rope_pos = torch.arange(text.text.shape[-2], device=x.device)
     positions = rope_positions(dit, x)
     return dit(x, text.text, text.pooled, time * 1000.0, positions, text_rope_pos, scale_factor)
 
 
-@sdpa_kernel(KERNELS, set_priority=True)
-@torch.no_grad()  # not inference_mode: that changes the collectives of a sharded model
+def guided_velocity(
+    dit: DiffusionTransformer3D,
+    x: torch.Tensor,
+    time: torch.Tensor,
+    text: TextEmbeds,
+    null_text: TextEmbeds | None,
+    sampling: SamplingConfig,
+) -> torch.Tensor:
+    """Return the float32 velocity of a latent, which the guidance moves away from that of the null text.
+
+    v = v_null + guidance_weight * (v_text - v_null). Without a null text it is v_text, from a single forward.
+    """
+    x, scale = x.to(dit.dtype), sampling.scale_factor
+    velocity = predict_velocity(dit, x, time, text, scale).float()
+    if null_text is None:
+        return velocity
+    null_velocity = predict_velocity(dit, x, time, null_text, scale).float()
+    return null_velocity + sampling.guidance_weight * (velocity - null_velocity)
+
+
+@preferred_kernels()
+@torch.no_grad()  # inference_mode would change the collectives of a sharded model
 def generate(
     dit: DiffusionTransformer3D,
     noise: torch.Tensor,
     text: TextEmbeds,
     null_text: TextEmbeds | None,
-    num_steps: int,
-    guidance_weight: float,
-    scheduler_scale: float,
-    scale_factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    dtype: torch.dtype = torch.float32,
+    sampling: SamplingConfig,
     progress: bool = False,
     callback: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
-    """Noise (..., T, H, W, C), float32, on the model's device -> latent like it.
+    """Turn float32 noise (..., T, H, W, C) on the model's device into a latent like it.
 
-    With null_text each step is two forwards, and the guidance moves away from what an empty prompt gives:
-    v = v_null + guidance_weight * (v_text - v_null). Without it, one forward.
-    callback(step, latent) is called after each step, with step counted from 1.
+    Args:
+        null_text: what the guidance moves away from; None where the guidance weight is 1.
+        callback: called as callback(step, latent) after each step. The first step is step 1.
     """
     x = noise
-    times = time_steps(num_steps, scheduler_scale).to(x.device)
-    for step in tqdm(range(num_steps), disable=not progress, desc="sampling"):
+    times = time_steps(sampling.num_steps, sampling.scheduler_scale).to(x.device)
+    for step in tqdm(range(sampling.num_steps), disable=not progress, desc="sampling"):
         time = times[step].expand(*x.shape[:-4], 1)
         try:
-            velocity = predict_velocity(dit, x.to(dtype), time, text, scale_factor).float()
-            if null_text is not None:
-                null_velocity = predict_velocity(dit, x.to(dtype), time, null_text, scale_factor).float()
-                velocity = null_velocity + guidance_weight * (velocity - null_velocity)
-        except RuntimeError as error:  # such as a rank that waited in vain for another one
-            error.add_note(f"in step {step + 1} of {num_steps}, in {innermost_module(error, dit)}")
+            velocity = guided_velocity(dit, x, time, text, null_text, sampling)
+        except RuntimeError as error:  # for example, this rank has waited in vain for another one
+            error.add_note(f"in step {step + 1} of {sampling.num_steps}, in {_innermost_module(error, dit)}")
             raise
         x = x + (times[step + 1] - times[step]) * velocity
         if callback is not None:
             callback(step + 1, x)
     return x
+
+
+def _innermost_module(error: BaseException, model: nn.Module) -> str:
+    """Return the name of the model's module that an error came from, found in the error's traceback."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        found = names.get(id(traceback.tb_frame.f_locals.get("self")), found)
+        traceback = traceback.tb_next
+    return found

@@ -1,18 +1,23 @@
-"""The pictures of the small model, each drawn by one command:
+"""Draw the pictures of the small model. Each command draws one of them:
 
-python launch/draw_mini.py mosaic   # 12 generated videos side by side, assets/mosaic.gif (a few minutes)
-python launch/draw_mini.py steps    # from noise to video, assets/steps.png
-python launch/draw_mini.py limits   # other lengths, guidance and steps, assets/limits.png (a few minutes)
-python launch/draw_mini.py curves   # the training, from assets/weights/mini/training.jsonl, assets/training.png
+python launch/draw_mini.py mosaic   # 12 generated videos side by side, in assets/mosaic.gif (a few minutes)
+python launch/draw_mini.py ranks    # one video on one rank and on two, side by side, in assets/ranks.gif
+python launch/draw_mini.py steps    # the way from noise to a picture, in assets/steps.png
+python launch/draw_mini.py limits   # other lengths, guidance, steps and words, in assets/limits.png (a few minutes)
+python launch/draw_mini.py curves   # the training, from assets/weights/mini/training.jsonl, in assets/training.png
 """
 
 import argparse
+import dataclasses
 import json
 import random
+import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
+import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -21,16 +26,14 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from kandinsky_mini import get_T2V_pipeline  # noqa: E402
-from kandinsky_mini.sampling import draw_noise, time_steps  # noqa: E402
-from kandinsky_mini.world.captions import LANGUAGES, plain_caption, unseen_caption  # noqa: E402
-from kandinsky_mini.world.scenes import Scene  # noqa: E402
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import FPS, ROOT
+from kandinsky_mini.sampling import draw_noise, time_steps
+from kandinsky_mini.world.captions import LANGUAGES, plain_caption, unseen_caption
+from kandinsky_mini.world.scenes import Scene
 
 ASSETS = ROOT / "assets"
-PROMPTS = (  # four in a row
+PROMPTS = (  # the mosaic shows four of them in each row
     "a cat in a red hat walks right",
     "a dog in a green hat on a meadow",
     "a duck in a purple hat on the beach",
@@ -44,33 +47,57 @@ PROMPTS = (  # four in a row
     "a rabbit in a red hat at night",
     "собака в чёрной шляпе на лугу",
 )
-COLUMNS, CAPTION = 4, 22  # tiles in a row; pixels under each for its prompt
+COLUMNS, CAPTION = 4, 22  # tiles in a row, and pixels under each tile for its prompt
+
+
+def captioned(frames: np.ndarray, text: str) -> np.ndarray:
+    """Put text under a uint8 video (frames, height, width, 3)."""
+    width = frames.shape[2]
+    caption = Image.new("RGB", (width, CAPTION), "white")
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 9)
+    ImageDraw.Draw(caption).text((width // 2, CAPTION // 2), text, "black", font, anchor="mm")
+    under = np.broadcast_to(np.asarray(caption), (len(frames), *np.asarray(caption).shape))
+    return np.concatenate([frames, under], axis=1)
+
+
+def save_gif(tiles: list[np.ndarray], columns: int, path: Path) -> None:
+    """Save every other frame of videos of one size, arranged in rows, as a GIF with one palette."""
+    rows = [np.concatenate(tiles[i : i + columns], axis=2) for i in range(0, len(tiles), columns)]
+    frames = np.concatenate(rows, axis=1)[:-1:2]
+    # k-means refines the palette. If only area counted, the skies would use up the colours and purple hats turn blue.
+    palette = Image.fromarray(np.concatenate(frames[::8])).quantize(256, kmeans=3, dither=Image.Dither.NONE)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=2000 // FPS, loop=0, optimize=True)
 
 
 def mosaic(path: Path) -> None:
-    """Every other frame of a 2 s video of each prompt, in a GIF of one palette."""
+    """Generate a 2 s video of each prompt, and show all of them at once."""
     pipe = get_T2V_pipeline("cpu")
-    font = ImageFont.truetype(findfont("DejaVu Sans"), 9)
-    columns = [[] for _ in range(COLUMNS)]
+    tiles = []
     for i, prompt in enumerate(tqdm(PROMPTS, desc="videos")):
-        video = pipe(prompt, seed=i, progress=False)[0, :, :-1:2].permute(1, 2, 3, 0).numpy()
-        caption = Image.new("RGB", (video.shape[2], CAPTION), "white")
-        middle = (video.shape[2] // 2, CAPTION // 2)
-        ImageDraw.Draw(caption).text(middle, prompt, "black", font, anchor="mm")
-        under = np.broadcast_to(np.asarray(caption), (len(video), *np.asarray(caption).shape))
-        columns[i % COLUMNS].append(np.concatenate([video, under], axis=1))
-    frames = np.concatenate([np.concatenate(column, axis=1) for column in columns], axis=2)
-    # Refined by k-means: by area alone a palette spends its colours on skies and gives purple hats a blue.
-    palette = Image.fromarray(np.concatenate(frames[::8])).quantize(256, kmeans=3, dither=Image.Dither.NONE)
-    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=83, loop=0, optimize=True)
+        video = pipe(prompt, seed=i, progress=False)[0].permute(1, 2, 3, 0).numpy()
+        tiles.append(captioned(video, prompt))
+    save_gif(tiles, COLUMNS, path)
+
+
+def ranks(path: Path) -> None:
+    """Generate one video on one rank and on two, and show both side by side."""
+    tiles = []
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "video.mp4")
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+            script = [str(ROOT / "launch" / "generate.py"), "--device", "cpu", "--seed", "1", "--path", str(file)]
+            subprocess.run([sys.executable, *launcher, *script], check=True)
+            tiles.append(captioned(iio.imread(file), f"{count} rank{'s' * (count > 1)}"))
+    save_gif(tiles, len(tiles), path)
 
 
 def steps(path: Path) -> None:
-    """Two rows: the latent after a step, and the clean picture that the model then expects, both decoded."""
+    """Draw two rows: the latent after a step, and the clean picture that the model then expects. Both are decoded."""
     pipe = get_T2V_pipeline("cpu")
-    shape = (1, pipe.config.sampling.height // 8, pipe.config.sampling.width // 8, pipe.config.dit.in_visual_dim)
-    latents = {0: draw_noise(shape, seed=1)}
+    image = dataclasses.replace(pipe.config.sampling, time_length=0)
+    latents = {0: draw_noise((*image.latent_size, pipe.config.dit.in_visual_dim), seed=1)}
     pipe("a cat in a red hat", time_length=0, seed=1, callback=latents.__setitem__)
     times = time_steps(pipe.config.sampling.num_steps, pipe.config.sampling.scheduler_scale)
 
@@ -90,7 +117,10 @@ def steps(path: Path) -> None:
 
 
 def limits(path: Path) -> None:
-    """The middle frame of one prompt's video when one setting is not the default; last, other words for the prompt."""
+    """Draw the middle frame of one prompt's video, with one setting changed at a time.
+
+    The last row keeps the settings and puts the prompt in other words.
+    """
     pipe = get_T2V_pipeline("cpu")
     scene, rng = Scene("dog", "blue", "dances", "meadow"), random.Random(3)
     usual = {"text": plain_caption(scene, "en"), "seed": 3, "progress": False}
@@ -119,10 +149,13 @@ def with_mean(axis: plt.Axes, x: list, y: list, width: int = 20) -> None:
 
 
 def curves(path: Path) -> None:
-    """Losses, and how often prompts of held-out scenes came true; a dotted line begins a refinement."""
+    """Draw the VAE's PSNR, the CrossDiT's loss, and how often prompts of held-out scenes came true.
+
+    A dotted line marks where a refinement begins.
+    """
     log = [json.loads(line) for line in (ASSETS / "weights/mini/training.jsonl").read_text().splitlines()]
     starts: dict[str, list[int]] = {}
-    for stage in ("vae", "dit"):  # a refinement counts its steps from 0: drawn behind the training before it
+    for stage in ("vae", "dit"):  # a refinement counts its steps from 0, so it is drawn behind the training before it
         starts[stage], last = [0], 0
         for row in (record for record in log if record["stage"] == stage and "step" in record):
             if row["step"] < last:
@@ -136,12 +169,12 @@ def curves(path: Path) -> None:
 
     figure, (vae, dit, true) = plt.subplots(1, 3, figsize=(14, 3.6), layout="constrained")
     x, mse = series("vae", "mse")
-    with_mean(vae, x, [10 * np.log10(4.0 / value) for value in mse])  # pixels from -1 to 1: a range of 2
+    with_mean(vae, x, [10 * np.log10(4.0 / value) for value in mse])  # pixels go from -1 to 1, a range of 2
     vae.set(title="VAE: PSNR of single batches (dB)", xlabel="steps")
     with_mean(dit, *series("dit", "loss"))
     dit.set(title="CrossDiT: flow-matching loss of single batches", xlabel="steps", ylim=(0, 0.6))
     x, shares = series("dit", "came_true")
-    for i, name in enumerate(shares[0]):  # side by side, since most are equal
+    for i, name in enumerate(shares[0]):  # shifted sideways, because most shares are equal
         true.plot([step + 300 * i for step in x], [100 * share[name] for share in shares], "o-", label=name)
     true.set(title="held-out prompts that came true (%)", xlabel="steps", ylim=(80, 101))
     true.legend()
@@ -154,6 +187,7 @@ def curves(path: Path) -> None:
 
 DRAW = {
     "mosaic": (mosaic, "mosaic.gif"),
+    "ranks": (ranks, "ranks.gif"),
     "steps": (steps, "steps.png"),
     "limits": (limits, "limits.png"),
     "curves": (curves, "training.png"),

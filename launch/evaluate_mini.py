@@ -1,11 +1,11 @@
-"""How often do prompts come true? Generates videos of held-out scenes and lets the scorer look at them.
+"""Measure how often prompts come true: generate videos of held-out scenes, and let the scorer look at them.
 
 python launch/evaluate_mini.py --out assets/benchmarks/evaluate_mini.json   # make evaluate; 30 minutes on 2 cores
 
-The scenes combine an animal, a colour and a motion that never met in training. The prompts name all four
-attributes, in random phrasings, every other one in Russian; after them as many phrasings that were never trained on as
-a fifth of --count. The scorer must first be right on rendered videos of
-held-out scenes, and its answers for shuffled prompts show what chance gives.
+The scenes combine an animal, a colour and a motion that never met in training. The prompts name all four attributes in
+random phrasings, and every other prompt is in Russian. A second set of prompts, a fifth as large, uses phrasings that
+were never trained on. Before any video is generated, the scorer must be right on rendered videos of held-out scenes.
+Its answers for shuffled prompts show how often a prompt comes true by chance.
 """
 
 import argparse
@@ -19,28 +19,28 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import FPS
+from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
+from kandinsky_mini.training.dataset import held_out_scenes, render_videos
+from kandinsky_mini.training.scorer import judge, load_scorer, score
+from kandinsky_mini.world.captions import LANGUAGES, full_caption, unseen_caption
+from kandinsky_mini.world.scenes import Scene
 
-from kandinsky_mini import get_T2V_pipeline  # noqa: E402
-from kandinsky_mini.pipeline import Kandinsky5T2VPipeline  # noqa: E402
-from kandinsky_mini.world.captions import LANGUAGES, full_caption, unseen_caption  # noqa: E402
-from kandinsky_mini.world.dataset import held_out_scenes, render_videos  # noqa: E402
-from kandinsky_mini.world.scenes import Scene  # noqa: E402
-from kandinsky_mini.world.scorer import judge, load_scorer, score  # noqa: E402
-
-SECONDS = 2  # of video: enough to see every motion
-BARS = {"animal": 0.97, "colour": 0.97, "motion": 0.97, "background": 0.97, "all": 0.90}  # what it should reach
+SECONDS = 2  # the length of each video, which is enough to see every motion
+# The shares that the model should reach.
+BARS = {"animal": 0.97, "colour": 0.97, "motion": 0.97, "background": 0.97, "all": 0.90}
 
 
 def draw_prompts(count: int, seed: int, phrase: Callable = full_caption) -> tuple[list[Scene], list[str]]:
-    """Held-out scenes, drawn at random, and a prompt for each, every other one in Russian."""
+    """Return held-out scenes, drawn at random, and a prompt for each scene. Every other prompt is in Russian."""
     rng = random.Random(seed)
     scenes = rng.choices(held_out_scenes(), k=count)
     return scenes, [phrase(scene, LANGUAGES[i % 2], rng) for i, scene in enumerate(scenes)]
 
 
 def generate_all(pipe: Kandinsky5T2VPipeline, prompts: list[str], seed: int) -> torch.Tensor:
-    """uint8 videos (len(prompts), 3, frames, H, W), each from its own noise."""
+    """Return uint8 videos (len(prompts), 3, frames, H, W), each generated from its own noise."""
     return torch.cat(
         [
             pipe(prompt, time_length=SECONDS, seed=seed + i, progress=False)
@@ -51,20 +51,20 @@ def generate_all(pipe: Kandinsky5T2VPipeline, prompts: list[str], seed: int) -> 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=120, help="prompts")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, phrasings and noise")
-    parser.add_argument("--config", help="YAML; default: mini")
+    parser.add_argument("--count", type=int, default=120, help="number of prompts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes, the phrasings and the noise")
+    parser.add_argument("--config", help="YAML configuration; the default is mini")
     parser.add_argument("--scorer", default="assets/weights/mini/scorer.safetensors")
-    parser.add_argument("--scorer-bar", type=float, default=0.99, help="share of rendered videos it must get right")
+    parser.add_argument("--scorer-bar", type=float, default=0.99, help="share of rendered videos to be judged right")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="write the shares as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write the shares to")
     args = parser.parse_args(argv)
 
     scorer = load_scorer(args.scorer)
     pipe = get_T2V_pipeline(args.device, args.config)
     scenes, prompts = draw_prompts(args.count, args.seed)
     size = (pipe.config.sampling.height, pipe.config.sampling.width)
-    shares = {"rendered": score(scorer, render_videos(scenes, 24 * SECONDS + 1, size, args.seed, "cpu"), scenes)}
+    shares = {"rendered": score(scorer, render_videos(scenes, FPS * SECONDS + 1, size, args.seed, "cpu"), scenes)}
     if shares["rendered"]["all"] < args.scorer_bar:
         sys.exit(f"error: the scorer is right on {shares['rendered']['all']:.1%} of rendered videos only")
 

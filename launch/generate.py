@@ -11,9 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-FIRST = os.environ.get("RANK", "0") == "0"  # of several ranks only the first one speaks
+FIRST = os.environ.get("RANK", "0") == "0"  # only the first of several ranks speaks
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +27,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", help="YAML; default: mini")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument("--compile", action="store_true", help="the visual blocks: a slow first step, then faster ones")
-    # torch.distributed.launch, the talk's launcher, passes this; the environment says the same.
+    parser.add_argument("--layout", help="of the CrossDiT over the ranks, such as tp2; default: tp over all ranks")
+    parser.add_argument("--compile", action="store_true", help="the visual blocks; only the first step is slower")
+    # torch.distributed.launch, the talk's launcher, passes this option. The environment says the same.
     parser.add_argument("--local-rank", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -44,11 +43,11 @@ def main() -> None:
     import torch
 
     from kandinsky_mini import get_T2V_pipeline
-    from kandinsky_mini.distributed import leave
     from kandinsky_mini.models.dit import compile_blocks
+    from kandinsky_mini.parallel.groups import leave_group
 
-    warnings.formatwarning = lambda message, *_: f"{message}\n"  # to the point, without the line of code
-    pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config)
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # without the line of code that gave the warning
+    pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config, args.layout)
     if args.compile:
         compile_blocks(pipe.dit)
     video = pipe(
@@ -65,15 +64,15 @@ def main() -> None:
     if FIRST:
         print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
         print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
-    leave()
+    leave_group()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:  # for a person: what to change, not where it was raised
+    except (ValueError, OSError) as error:  # tell a person what to change, not where in the code it was raised
         sys.exit(f"error: {error}" if FIRST else 1)
-    except (RuntimeError, MemoryError) as error:  # torch's words for it: "CUDA out of memory", "can't allocate memory"
+    except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
         if "memory" not in str(error):
             raise
         sys.exit(f"error: not enough memory for a video of this size: {str(error).splitlines()[0]}")

@@ -1,7 +1,7 @@
-"""Draws the benchmark's figures into assets/figures/, from the records alone:
+"""Draw the benchmark's figures into assets/figures/, from the records alone:
 
 python launch/plot.py   # make figures
-python launch/plot.py --records runs/benchmarks --out runs/figures   # of your own records
+python launch/plot.py --records runs/benchmarks --out runs/figures   # from your own records
 """
 
 import argparse
@@ -10,20 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # a script: no window
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.config import CONFIGS, ROOT, load_config
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from kandinsky_mini.config import CONFIGS, load_config  # noqa: E402
-from kandinsky_mini.lab.records import PUBLISHED, Record, load_records  # noqa: E402
-
-# Okabe and Ito's colours, which colour-blind eyes tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
 DOING = {"attention": BLUE, "linear": GREEN, "communication": ORANGE, "rest": PURPLE, "idle": GREY}
 OUTSIDE = {"CrossDiT": BLUE, "text": PURPLE, "vae": GREEN, "save": GREY}
@@ -31,11 +25,11 @@ STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
 
 
 class NoRecords(Exception):
-    """Says of what, and which script writes them."""
+    """The message says which records are missing, and which script writes them."""
 
 
 def on_gpus(records: list[Record]) -> list[list[Record]]:
-    """Our steps on GPUs: each series that has one GPU and more than one."""
+    """Return our steps on GPUs, grouped by series: those that were measured on one GPU and on several."""
     ours = [record for record in records if record.gpus and record.engine == "ours" and not record.parts]
     groups = [list(group) for _, group in itertools.groupby(ours, lambda record: record.series)]
     groups = [group for group in groups if len(group) > 1 and group[0].ranks == 1]
@@ -57,7 +51,7 @@ def gpus_axis(axis: Axes, counts: list[int]) -> None:
 
 
 def speedup(records: list[Record]) -> Figure:
-    """How many times faster a step is than on one GPU, and that share of the ideal; bars: slowest and fastest step."""
+    """Draw how many times faster a step is than on one GPU, with its slowest and fastest step, and the efficiency."""
     groups = on_gpus(records)
     counts = sorted({record.ranks for group in groups for record in group})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -85,7 +79,7 @@ def speedup(records: list[Record]) -> Figure:
 
 
 def stacked(axis: Axes, labels: list[str], rows: list[dict[str, float]], colours: dict[str, str]) -> None:
-    """Bars, one for each label, each a stack of what its row has."""
+    """Draw one bar for each label, which stacks the parts of its row."""
     bottoms = [0.0] * len(rows)
     for part, colour in colours.items():
         heights = [row.get(part, 0.0) for row in rows]
@@ -97,19 +91,19 @@ def stacked(axis: Axes, labels: list[str], rows: list[dict[str, float]], colours
 
 
 def panels(records: list[Record], draw: Callable[[Axes, list[Record]], None], title: str) -> Figure:
-    """One panel for each series, with a legend that they share."""
+    """Draw one panel for each series, with a legend that they share."""
     groups = on_gpus(records)
     figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), layout="constrained", squeeze=False)
     for axis, group in zip(axes[0], groups, strict=True):
         draw(axis, group)
         axis.set(title=name_of(group[0]), xlabel="GPUs")
-    axes[0, 0].legend(*(reversed(part) for part in axes[0, 0].get_legend_handles_labels()))  # as they are stacked
+    axes[0, 0].legend(*(reversed(part) for part in axes[0, 0].get_legend_handles_labels()))  # in the order of the stack
     figure.suptitle(title)
     return figure
 
 
 def step(records: list[Record]) -> Figure:
-    """Where one step goes: attention and linear layers are the arithmetic."""
+    """Draw what one step spends its time on. Attention and linear layers are the arithmetic."""
 
     def draw(axis: Axes, group: list[Record]) -> None:
         stacked(axis, [str(record.ranks) for record in group], [record.breakdown for record in group], DOING)
@@ -119,6 +113,8 @@ def step(records: list[Record]) -> Figure:
 
 
 def memory(records: list[Record]) -> Figure:
+    """Draw the peak memory of a rank."""
+
     def draw(axis: Axes, group: list[Record]) -> None:
         rows = [{"peak": max(record.peak_bytes) / 1e9} for record in group]
         stacked(axis, [str(record.ranks) for record in group], rows, {"peak": BLUE})
@@ -128,7 +124,7 @@ def memory(records: list[Record]) -> Figure:
 
 
 def whole(records: list[Record]) -> Figure:
-    """Amdahl's view: the CrossDiT's steps shrink, what is outside of it stays."""
+    """Draw Amdahl's view: the CrossDiT's steps shrink with more GPUs, what is outside of it does not."""
     parts = {(record.config, record.device): record.parts for record in records if record.parts and record.gpus}
     saving = {r.config: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
 
@@ -153,7 +149,7 @@ def whole(records: list[Record]) -> Figure:
 
 
 def cpu(records: list[Record]) -> Figure:
-    """Ranks x threads on one CPU, beside the ideal that the machine allows; and what is not a matter of time."""
+    """Draw ranks x threads on one CPU beside the ideal that the machine allows, and what does not depend on time."""
     ours = [record for record in records if record.capacity and record.engine == "ours"]
     if not ours:
         raise NoRecords("ranks and threads on a CPU: launch/sweep.py --device cpu")
@@ -181,6 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=PUBLISHED, help="the folder of the records")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "figures")
     args = parser.parse_args(argv)
+    plt.switch_backend("Agg")  # a script needs no window
     try:
         records = load_records(args.records)
     except ValueError as error:

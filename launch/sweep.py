@@ -1,10 +1,11 @@
-"""launch/benchmark.py for each number of ranks that fits, one after the other; a table at the end:
+"""Run launch/benchmark.py for each number of ranks that fits, one after the other, and print a table at the end:
 
 python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
 python launch/sweep.py --device cpu                                                    # ranks x threads
 
-What is not known here goes to benchmark.py. On a CPU ranks share the cores that threads would use as well: bytes and
-memory of each rank are what it can show. Its parallel capacity is measured first, and stands in each record.
+Options that are not known here go to benchmark.py. On a CPU, ranks share the cores that threads would use as well, so
+that it can show the bytes and the memory of each rank, but no speedup. What the machine can do at once, its parallel
+capacity, is measured first and stands in each record.
 """
 
 import argparse
@@ -13,28 +14,24 @@ import sys
 from pathlib import Path
 
 import torch
+from benchmark import parse_args
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
+from kandinsky_mini.bench.options import config_file, device, folder
+from kandinsky_mini.bench.records import FOLDER, Record, load_records
+from kandinsky_mini.config import DiTConfig, load_config
+from kandinsky_mini.parallel.layout import ParallelLayout
 
-from benchmark import parse_args  # noqa: E402
-
-from kandinsky_mini.config import DiTConfig, load_config  # noqa: E402
-from kandinsky_mini.lab.capacity import parallel_capacity  # noqa: E402
-from kandinsky_mini.lab.check import effective_cores  # noqa: E402
-from kandinsky_mini.lab.full_size import check_ranks  # noqa: E402
-from kandinsky_mini.lab.options import config_file, device, folder  # noqa: E402
-from kandinsky_mini.lab.records import FOLDER, Record, load_records  # noqa: E402
-
+BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")
 GPUS = (1, 2, 4, 8)
 
 
 def fitting(config: DiTConfig, counts: list[int]) -> list[int]:
-    """The numbers of ranks over which the model divides; says why others are left out."""
+    """Return the numbers of ranks that the model can be split over, and print why others are left out."""
     kept = []
     for count in counts:
         try:
-            check_ranks(config, count)
+            ParallelLayout("tp", count).check(config, count)
             kept.append(count)
         except ValueError as error:
             print(f"left out: {error}", flush=True)
@@ -42,8 +39,8 @@ def fitting(config: DiTConfig, counts: list[int]) -> list[int]:
 
 
 def benchmark(ranks: int, options: list[str]) -> int:
-    """Run it in processes of its own, and give its exit status."""
-    script = [str(HERE / "benchmark.py"), *options]
+    """Run the benchmark in processes of its own, and return its exit status."""
+    script = [str(BENCHMARK), *options]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     return subprocess.run([sys.executable, *launcher, *script]).returncode
 
@@ -54,7 +51,7 @@ def on_gpus(config: DiTConfig, options: list[str]) -> list[int]:
 
 
 def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
-    """1 x 1, 1 x N and N x 1 ranks x threads, on N cores."""
+    """Run 1 rank with 1 thread, 1 rank with N threads and N ranks with 1 thread, on N cores."""
     cores = max(1, int(effective_cores()))
     capacity = parallel_capacity(cores)
     print(f"parallel capacity: {capacity:.2f} of {cores} cores", flush=True)
@@ -64,7 +61,7 @@ def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
 
 
 def table(records: list[Record]) -> str:
-    """Speedups are over one rank with one thread of the same series; without that record there are none."""
+    """Return a table of the records. Speedups are over one rank with one thread, where the series has such a record."""
     columns = f"{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}  device"
     lines = [f"{'config':10}{'engine':10}{columns}"]
     alone = {record.series: record.step for record in records if record.ranks == record.threads == 1}
@@ -86,10 +83,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=folder, default=str(FOLDER), help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
-    # benchmark.py's options: a mistake ends here, not once a run.
+    # Try the options for benchmark.py here, so that a mistake is reported once and not in every run.
     parse_args(["--device", args.device, "--out", str(args.out), *others])
     try:
-        load_records(args.out)  # one that cannot be read would keep the table from being printed in the end
+        load_records(args.out)  # a record that cannot be read would keep the table from being printed at the end
     except ValueError as error:
         parser.error(str(error))
     failed = 0

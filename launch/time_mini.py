@@ -1,10 +1,11 @@
-"""How long the default video takes on this computer, loading included, as whoever waits for it sees it.
+"""Measure how long you wait for the default video on this computer, loading included.
 
 python launch/time_mini.py --out assets/benchmarks/time_mini.json
 
-Processes are run for each number of threads. Beside them stands the parallel capacity: as many one-thread processes
-as there are cores, all at once, against one alone. On an idle machine it is the number of cores; beside other work it
-is less, and the times say little.
+A new process generates each video, first with one thread and then with as many threads as there are cores. The record
+also holds the machine's parallel capacity. To measure it, as many one-thread processes as there are cores run at once,
+and are compared with one that runs alone. On an idle machine the capacity is the number of cores. Beside other work it
+is less, and then the times say little.
 """
 
 import argparse
@@ -20,11 +21,9 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from kandinsky_mini.bench.machine import effective_cores, parallel_capacity, processor
 
-from kandinsky_mini.lab.capacity import parallel_capacity, processor  # noqa: E402
-from kandinsky_mini.lab.check import effective_cores  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 
 def generate_seconds(threads: int) -> float:
@@ -38,7 +37,7 @@ def generate_seconds(threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the record as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write the record to")
     args = parser.parse_args()
 
     cores = max(1, int(effective_cores()))

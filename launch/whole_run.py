@@ -1,11 +1,13 @@
-"""How long each part of a whole run takes: text encoders, CrossDiT, VAE, saving; each part on a device of its own.
+"""Measure how long each part of a whole run takes: text encoders, CrossDiT, VAE, saving, each on its own device.
 
 python launch/whole_run.py --config kandinsky_mini/configs/lite_10s.yaml --random-weights --steps 10 \
     --device-map dit=cuda:0 vae=cuda:1 text_embedder=cuda:2
 
-The talk's last cell: three devices, three models, one process. With --random-weights they are the real classes at
-the real sizes, and no checkpoint is needed. Writes a record as JSON. Saving is a CPU's work and needs imageio-ffmpeg:
-where that is missing it is left out, and --only-saving times it on another machine.
+This is the talk's last cell: three devices, three models, one process. With --random-weights the models are the real
+classes at the real sizes, and no checkpoint is needed. It writes a record as JSON.
+
+Saving is work for a CPU, and needs imageio-ffmpeg. Where that is missing, saving is left out, and --only-saving can
+measure it on another machine.
 """
 
 import argparse
@@ -16,27 +18,28 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from kandinsky_mini import COMPONENTS, cast, compute_dtype, get_T2V_pipeline  # noqa: E402
-from kandinsky_mini.config import Config, load_config  # noqa: E402
-from kandinsky_mini.distributed import world_size  # noqa: E402
-from kandinsky_mini.lab import full_size, measure, options  # noqa: E402
-from kandinsky_mini.lab.capacity import processor  # noqa: E402
-from kandinsky_mini.lab.records import FOLDER, Record, command_line, interconnect  # noqa: E402
-from kandinsky_mini.models.checkpoint import CheckpointError  # noqa: E402
-from kandinsky_mini.models.dit import compile_blocks  # noqa: E402
-from kandinsky_mini.pipeline import Kandinsky5T2VPipeline  # noqa: E402
-from kandinsky_mini.saving import FPS, save  # noqa: E402
-from kandinsky_mini.world.dataset import render_videos  # noqa: E402
-from kandinsky_mini.world.scenes import Scene  # noqa: E402
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.bench import measure, options
+from kandinsky_mini.bench.machine import device_name, interconnect, processor
+from kandinsky_mini.bench.random_models import random_pipeline
+from kandinsky_mini.bench.records import FOLDER, Record, command_line
+from kandinsky_mini.config import FPS, load_config
+from kandinsky_mini.models.attention import kernel_name
+from kandinsky_mini.models.checkpoint import CheckpointError
+from kandinsky_mini.models.dit import compile_blocks
+from kandinsky_mini.parallel.groups import world_size
+from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
+from kandinsky_mini.saving import save
+from kandinsky_mini.training.dataset import render_videos
+from kandinsky_mini.world.scenes import Scene
 
 PROMPT = "a cat in a red hat"
 SCENE = Scene("cat", "red", "walks right", "meadow")
 
 
 def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
-    """["dit=cuda:0", ...] -> devices; the same names as those of get_T2V_pipeline."""
+    """Turn ["dit=cuda:0", ...] into devices, with the names that get_T2V_pipeline has for its device_map."""
     named = dict(entry.partition("=")[::2] for entry in entries)
     if set(named) != set(COMPONENTS):
         sys.exit(f"error: --device-map is {' '.join(entries)}; it needs {', '.join(COMPONENTS)}, each once")
@@ -46,18 +49,8 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
         sys.exit(f"error: --device-map: {error}")
 
 
-def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
-    dtypes = {name: compute_dtype(device) for name, device in devices.items()}
-    dit = cast(full_size.random_dit(config.dit, devices["dit"]), dtypes["dit"])
-    vae = full_size.random_vae(config.vae.tiling, devices["vae"], dtypes["vae"])
-    embedder = full_size.random_text_embedder(
-        config.text, config.dit.in_text_dim, config.dit.in_text_dim2, devices["text_embedder"], dtypes["text_embedder"]
-    )
-    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config)
-
-
 def time_of_saving(seconds: int, height: int, width: int) -> float | None:
-    """Random weights give noise, which no codec can pack: a rendered video of the same size is saved instead."""
+    """Time saving a rendered video of this size: random weights would give noise, which no codec can compress."""
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         return None
     video = render_videos([SCENE], FPS * seconds + 1, (height, width), 1, torch.device("cpu"))
@@ -66,13 +59,13 @@ def time_of_saving(seconds: int, height: int, width: int) -> float | None:
 
 
 def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
-    """Seconds of each step, and of encoding both prompts and of decoding, each after a warm-up."""
+    """Return the seconds of each step, and those of encoding both prompts and of decoding, after a warm-up."""
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
     pipe.text_embedder.encode(PROMPT)
     text = measure.timed(lambda: [pipe.text_embedder.encode(prompt) for prompt in prompts], devices["text_embedder"])
     latents: list[torch.Tensor] = []
     for device in {device for device in devices.values() if device.type == "cuda"}:
-        measure.forget_peak(device)  # that of building the models
+        measure.forget_peak(device)  # building the models had one of its own
     watch = measure.Stopwatch(devices["dit"])
 
     def after_step(_: int, latent: torch.Tensor) -> None:
@@ -90,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
     parser.add_argument("--random-weights", action="store_true", help="real sizes without a checkpoint")
     parser.add_argument("--only-saving", action="store_true", help="load no model")
-    parser.add_argument("--steps", type=options.at_least(2), default=10, help="of sampling, the first one not counted")
+    parser.add_argument(
+        "--steps", type=options.at_least(2), default=10, help="of sampling; the first one is not counted"
+    )
     parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
@@ -115,13 +110,14 @@ def main(argv: list[str] | None = None) -> None:
     record = Record(
         command=command_line(),
         config=config.name,
-        device=torch.cuda.get_device_name(devices["dit"]) if gpus else processor(),
+        device=device_name(devices["dit"]) if gpus else processor(),
         gpus=gpus,
         interconnect=interconnect(gpus) if gpus else "none",
-        layout={"cfg": 1, "kind": "tp", "size": 1},
+        layout=ParallelLayout(),
         seconds_of_video=size.time_length,
-        guided=True,
+        guided=size.guided,
         compiled=compiled,
+        attention=kernel_name(devices["dit"]),
         step_seconds=[steps[1:]],
         warmup_seconds=[steps[:1]],
         peak_bytes=[measure.peak_bytes(device) for device in dict.fromkeys(used.values())],

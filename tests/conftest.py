@@ -1,4 +1,4 @@
-"""A tiny model with random weights, written to disk and loaded as the trained one is."""
+"""Fixtures that give tests a tiny model. Its weights are random, and it is loaded from disk like the trained one."""
 
 import dataclasses
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import without_zeros
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models.checkpoint import save_checkpoint
-from kandinsky_mini.world import scratch
+from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.training import fresh_models
 
 DIT = {
     "in_text_dim2": 32, "time_dim": 32, "model_dim": 32, "ff_dim": 64,
@@ -19,17 +21,9 @@ DIT = {
 SAMPLING = {"time_length": 1, "width": 32, "height": 16, "num_steps": 3}
 
 
-def without_zeros(dit: torch.nn.Module) -> torch.nn.Module:
-    """Fresh modulation is zero, which makes every block the identity and hides what the blocks compute."""
-    for name, parameter in dit.named_parameters():
-        if "modulation" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return dit
-
-
 @pytest.fixture
 def one_thread():
-    """A tiny model is quickest on one thread, above all on a busy machine."""
+    """Run a test on one thread. A tiny model is fastest that way, above all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +32,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_values(tmp_path_factory) -> dict:
-    """What the tiny configuration's YAML says. Copy before changing."""
+    """Return the values of the tiny configuration's YAML. Tests share them, so copy them before you change anything."""
     weights = tmp_path_factory.mktemp("weights")
     values = yaml.safe_load((CONFIGS / "mini.yaml").read_text(encoding="utf-8"))
     values["name"] = "tiny"
@@ -50,16 +44,16 @@ def tiny_values(tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_values, tmp_path_factory) -> Path:
-    """The path of a configuration whose weights exist."""
+    """Write the tiny configuration and the weights that it names, and return its path."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_values), encoding="utf-8")
     config = load_config(path)
     folders = dataclasses.asdict(config.weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_checkpoint(without_zeros(scratch.new_dit(config)), folders["dit"])
-        scratch.new_vae(config.dit.in_visual_dim).save_pretrained(folders["vae"])
-        embedder = scratch.new_text_embedder(config)
+        save_checkpoint(without_zeros(DiffusionTransformer3D(config.dit)), folders["dit"])
+        fresh_models.new_vae(config.dit.in_visual_dim).save_pretrained(folders["vae"])
+        embedder = fresh_models.new_text_embedder(config)
         embedder.text_encoder.save_pretrained(folders["text_encoder"])
         embedder.tokenizer.save_pretrained(folders["text_encoder"])
         embedder.text_encoder2.save_pretrained(folders["text_encoder2"])
@@ -69,5 +63,5 @@ def tiny_config(tiny_values, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pipe(tiny_config):
-    """A loaded pipeline, shared: a test that changes it does so with monkeypatch."""
+    """Load the tiny pipeline. Tests share it, so change it with monkeypatch only."""
     return get_T2V_pipeline(device_map="cpu", conf_path=tiny_config)

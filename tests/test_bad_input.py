@@ -1,4 +1,4 @@
-"""Bad input gets an error that says what was given and what is allowed, before any model runs."""
+"""Bad input raises an error before any model runs. The error says what was given and what is allowed."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture
 def idle_pipe(tiny_pipe, monkeypatch):
-    """A pipeline none of whose models may run."""
+    """A pipeline whose models must not run: the test fails when one of them does."""
 
     def fail(*args, **kwargs):
         pytest.fail("a model ran")
@@ -127,11 +127,11 @@ def test_words_never_seen(tiny_pipe, prompt, words):
     assert video.shape == (1, 3, 1, 16, 32)
     (message,) = [str(warning.message) for warning in caught]
     assert message.startswith(f"tiny has never seen {words}. It knows a cat, dog, rabbit")
-    assert Path(caught[0].filename) == Path(__file__), "the warning points elsewhere than at the call"
+    assert Path(caught[0].filename) == Path(__file__), "the warning does not point at the call"
 
 
 def test_a_prompt_that_is_too_long(tiny_pipe):
-    fits = "a cat in a red hat " * 10  # 60 words, and a token before and after them
+    fits = "a cat in a red hat " * 10  # these are 60 words, with one token before and one after them
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny_pipe(fits, time_length=0, num_steps=1, progress=False)
@@ -181,7 +181,7 @@ def test_path_that_cannot_work(idle_pipe, tmp_path, time_length, name, message):
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", 5, b"cat.mp4", True])
-def test_path_that_is_none(idle_pipe, path):
+def test_value_that_is_no_file_path(idle_pipe, path):
     with pytest.raises(ValueError, match="suffix of this video|must be a path"):
         idle_pipe(PROMPT, save_path=path)
 
@@ -238,7 +238,7 @@ def test_failed_run_leaves_the_folder_as_it_was(tiny_pipe, tmp_path, monkeypatch
 
 
 def test_full_disk(tiny_pipe, tmp_path, monkeypatch):
-    """ffmpeg does not say that the disk was full: it leaves the beginning of a video."""
+    """When the disk is full, ffmpeg reports no error and leaves only the beginning of the video."""
 
     def write_the_beginning(path, *args, **kwargs):
         imwrite(path, *args, **kwargs)
@@ -297,7 +297,7 @@ FILES = {
 
 @pytest.fixture
 def copied(tiny_values, tiny_config, tmp_path):
-    """copied(name) -> a configuration with its own copy of those weights, and the folder of the copy."""
+    """A function that copies one model's weights. It returns a configuration that uses the copy, and its folder."""
 
     def copy(name: str) -> tuple[Path, Path]:
         folder = shutil.copytree(tiny_values["weights"][name], tmp_path / name)

@@ -18,7 +18,7 @@ from kandinsky_mini.world.captions import (
     unseen_caption,
 )
 from kandinsky_mini.world.scenes import ALLOWED, Scene, all_scenes
-from kandinsky_mini.world.scratch import new_tokenizer
+from kandinsky_mini.world.tokenizer import new_tokenizer
 
 CAT = Scene("cat", "red", "jumps", "beach")
 

@@ -1,8 +1,8 @@
-"""Weights on disk: both ways of naming load, and a model is loaded wholly or not at all."""
+"""Weights load with our names and with the released ones, and a model is loaded completely or not at all."""
 
 import pytest
 import torch
-from conftest import without_zeros
+from helpers import without_zeros
 from safetensors.torch import load_file, save_file
 
 from kandinsky_mini.config import load_config
@@ -13,18 +13,18 @@ from kandinsky_mini.models.checkpoint import (
     save_checkpoint,
     to_released,
 )
-from kandinsky_mini.world.scratch import new_dit
+from kandinsky_mini.models.dit import DiffusionTransformer3D, float32_parameters
 
 
 @pytest.fixture
 def dit(tiny_config):
-    return without_zeros(new_dit(load_config(tiny_config)))
+    return without_zeros(DiffusionTransformer3D(load_config(tiny_config).dit))
 
 
 @pytest.fixture
 def other(tiny_config):
-    """The same model with other weights."""
-    return without_zeros(new_dit(load_config(tiny_config)))
+    """The same model with different weights."""
+    return without_zeros(DiffusionTransformer3D(load_config(tiny_config).dit))
 
 
 def same(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
@@ -60,21 +60,38 @@ def test_both_ways_of_naming_load_from_a_file(dit, other, tmp_path, rename):
     assert same(other, dit.state_dict())
 
 
+def as_stored(dit: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights as save_checkpoint leaves them.
+
+    They are rounded to bfloat16, except for those that are computed with in float32.
+    """
+    exact = float32_parameters(dit)
+    return {name: value if name in exact else value.bfloat16().float() for name, value in dit.state_dict().items()}
+
+
 @pytest.mark.parametrize(("max_shard_size", "several"), [("14MB", False), ("50KB", True)])
 def test_saved_weights_load_from_a_folder(dit, other, tmp_path, max_shard_size, several):
     save_checkpoint(dit, tmp_path / "new" / "dit", max_shard_size)
     files = list((tmp_path / "new" / "dit").glob("*.safetensors"))
     assert (len(files) > 1) == several
-    assert all(value.dtype == torch.bfloat16 for file in files for value in load_file(file).values())
     load_checkpoint(other, tmp_path / "new" / "dit")
-    assert same(other, {name: value.bfloat16().float() for name, value in dit.state_dict().items()})
+    assert same(other, as_stored(dit))
+
+
+def test_weights_that_are_computed_with_in_float32_are_saved_in_float32(dit, tmp_path):
+    save_checkpoint(dit, tmp_path)
+    dtypes = {name: value.dtype for name, value in from_released(load_file(tmp_path / "dit.safetensors")).items()}
+    exact = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    parts = ("time_embeddings.", "_modulation.", "out_layer.modulation.", "query_norm.", "key_norm.")
+    assert exact == {name for name in dtypes if any(part in name for part in parts)} != set()
+    assert {dtype for name, dtype in dtypes.items() if name not in exact} == {torch.bfloat16}
 
 
 def test_saving_again_with_fewer_shards(dit, other, tmp_path):
     save_checkpoint(other, tmp_path, "50KB")
     save_checkpoint(dit, tmp_path)
     load_checkpoint(other, tmp_path)
-    assert same(other, {name: value.bfloat16().float() for name, value in dit.state_dict().items()})
+    assert same(other, as_stored(dit))
 
 
 def drop(tensors):
@@ -117,7 +134,7 @@ def refused(model, path, messages):
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(model, path)
     assert [message for message in messages if message not in str(error.value)] == []
-    assert same(model, before), "half loaded"
+    assert same(model, before), "the model is half loaded"
 
 
 def test_missing_shard(dit, other, tmp_path):

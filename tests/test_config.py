@@ -1,4 +1,4 @@
-"""Configurations: good ones load, wrong ones are refused with the file and the key."""
+"""Good configurations load. Wrong ones are refused with an error that names the file and the key."""
 
 import copy
 import dataclasses
@@ -13,7 +13,10 @@ MISSING = object()
 
 @pytest.fixture
 def changed(tiny_values, tmp_path):
-    """changed("dit.model_dim", 5) -> the path of the tiny configuration with that value, or without the key."""
+    """A function that writes the tiny configuration with one value changed, or with MISSING without the key.
+
+    changed("dit.model_dim", 5) returns the path of the new file.
+    """
 
     def change(key: str, value: object):
         values = copy.deepcopy(tiny_values)

@@ -1,10 +1,11 @@
-"""The CrossDiT is the released one: the same parameters, modules and numbers as diffusers' class."""
+"""The CrossDiT is the released one: its parameters, modules and outputs are those of diffusers' class."""
 
 import dataclasses
 
 import pytest
 import torch
 from diffusers import Kandinsky5Transformer3DModel
+from helpers import MODULE_BAR, SMALL, relative_difference
 
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models import nn as model_parts
@@ -12,26 +13,13 @@ from kandinsky_mini.models.checkpoint import from_released, to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.sampling import rope_positions
 
-BAR = 1e-5  # of the largest value
-SIZES = {
-    "in_visual_dim": 4,
-    "in_text_dim": 24,
-    "in_text_dim2": 20,
-    "time_dim": 32,
-    "out_visual_dim": 4,
-    "patch_size": (1, 2, 2),
-    "model_dim": 64,
-    "ff_dim": 128,
-    "num_text_blocks": 2,
-    "num_visual_blocks": 3,
-    "axes_dims": (4, 6, 6),
-}
+SIZES = dataclasses.replace(SMALL, model_dim=64, ff_dim=128, num_text_blocks=2, num_visual_blocks=3)
 
 
 @pytest.fixture(scope="module")
 def lite() -> DiffusionTransformer3D:
     with torch.device("meta"):
-        return DiffusionTransformer3D(**dataclasses.asdict(load_config(CONFIGS / "lite_5s.yaml").dit))
+        return DiffusionTransformer3D(load_config(CONFIGS / "lite_5s.yaml").dit)
 
 
 def test_lite_has_the_released_number_of_parameters(lite):
@@ -40,12 +28,12 @@ def test_lite_has_the_released_number_of_parameters(lite):
 
 def test_mini_has_about_ten_million_parameters():
     with torch.device("meta"):
-        mini = DiffusionTransformer3D(**dataclasses.asdict(load_config().dit))
+        mini = DiffusionTransformer3D(load_config().dit)
     assert 9e6 < sum(p.numel() for p in mini.parameters()) < 11e6
 
 
 def test_lite_prints_the_modules_of_the_talk(lite):
-    """What the talk's cells print, line by line; only attention, a module without parameters, is ours."""
+    """The talk's cells print these lines. We added only attention, which is a module without parameters."""
     assert str(lite.time_embeddings).splitlines() == [
         "TimeEmbeddings(",
         "  (in_layer): Linear(in_features=1792, out_features=512, bias=True)",
@@ -86,32 +74,33 @@ def test_lite_has_exactly_the_released_keys_and_shapes(lite):
 
 
 def random_pair(visual_cond: bool) -> tuple[DiffusionTransformer3D, Kandinsky5Transformer3DModel]:
-    """Our model and diffusers' with the same random weights, those of the modulation included."""
-    theirs = Kandinsky5Transformer3DModel(**SIZES, visual_cond=visual_cond).eval()
+    """Return our model and diffusers' with the same random weights. The modulation is random as well."""
+    sizes = dataclasses.replace(SIZES, visual_cond=visual_cond)
+    theirs = Kandinsky5Transformer3DModel(**dataclasses.asdict(sizes)).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
-    ours = DiffusionTransformer3D(**SIZES, visual_cond=visual_cond).eval()
+    ours = DiffusionTransformer3D(sizes).eval()
     ours.load_state_dict(from_released(theirs.state_dict()))
     return ours, theirs
 
 
 @torch.no_grad()
 def largest_difference(ours, theirs, shape: tuple[int, int, int], text_length: int) -> float:
-    """Largest difference of the outputs on fresh random inputs, as a share of the largest output."""
-    channels = 2 * SIZES["in_visual_dim"] + 1 if ours.visual_cond else SIZES["in_visual_dim"]
+    """Return the largest difference between the outputs for fresh random inputs, as a share of the largest output."""
+    channels = 2 * SIZES.in_visual_dim + 1 if ours.config.visual_cond else SIZES.in_visual_dim
     x = torch.randn(*shape, channels)
-    text, pooled = torch.randn(text_length, SIZES["in_text_dim"]), torch.randn(1, SIZES["in_text_dim2"])
+    text, pooled = torch.randn(text_length, SIZES.in_text_dim), torch.randn(1, SIZES.in_text_dim2)
     time = torch.rand(1) * 1000
     positions, text_positions = rope_positions(ours, x), torch.arange(text_length)
     out = ours(x, text, pooled, time, positions, text_positions, (1.0, 2.0, 2.0))
     expected = theirs(x[None], text[None], time, pooled, positions, text_positions, (1.0, 2.0, 2.0)).sample[0]
     assert out.shape == expected.shape
-    return ((out - expected).abs().max() / expected.abs().max()).item()
+    return relative_difference(out, expected)
 
 
 @pytest.fixture
 def bfloat16_rotary(monkeypatch):
-    """diffusers rounds rotated queries and keys to bfloat16, even in a float32 model; do it, too."""
+    """Round rotated queries and keys to bfloat16, as diffusers does even in a float32 model."""
     rotate = model_parts.rotate
     monkeypatch.setattr(model_parts, "rotate", lambda x, rope: rotate(x, rope).bfloat16().type_as(x))
 
@@ -119,43 +108,44 @@ def bfloat16_rotary(monkeypatch):
 @pytest.mark.parametrize("visual_cond", [False, True])
 @pytest.mark.parametrize(("shape", "text_length"), [((1, 4, 4), 1), ((3, 4, 6), 7), ((5, 8, 4), 12)])
 def test_outputs_are_those_of_diffusers(bfloat16_rotary, visual_cond, shape, text_length):
-    assert largest_difference(*random_pair(visual_cond), shape, text_length) < BAR
+    assert largest_difference(*random_pair(visual_cond), shape, text_length) < MODULE_BAR
 
 
 def test_without_the_rounding_only_its_error_is_left(capsys):
     difference = largest_difference(*random_pair(False), (3, 4, 6), 7)
     with capsys.disabled():
         print(f"\nfloat32 RoPE against diffusers' bfloat16 rounding of it: {difference:.1e} of the largest output")
-    assert 0 < difference < 5e-2  # bfloat16 keeps 8 bits: 2^-8 = 4e-3 of each rotated value; matched, it is 0
+    # bfloat16 keeps 8 bits, which costs each rotated value up to 2^-8 = 4e-3. With the rounding the difference is 0.
+    assert 0 < difference < 5e-2
 
 
 def test_without_rope_the_outputs_differ(bfloat16_rotary, monkeypatch):
     monkeypatch.setattr(model_parts, "rotate", lambda x, rope: x)
-    assert largest_difference(*random_pair(False), (3, 4, 6), 7) > BAR
+    assert largest_difference(*random_pair(False), (3, 4, 6), 7) > MODULE_BAR
 
 
 def test_without_one_head_the_outputs_differ(bfloat16_rotary):
     ours, theirs = random_pair(False)
-    head = slice(0, sum(SIZES["axes_dims"]))
+    head = slice(0, SIZES.head_dim)
     with torch.no_grad():
         ours.visual_transformer_blocks[1].out_layer_self.weight[:, head] = 0.0
-    assert largest_difference(ours, theirs, (3, 4, 6), 7) > BAR
+    assert largest_difference(ours, theirs, (3, 4, 6), 7) > MODULE_BAR
 
 
 @torch.no_grad()
 def test_a_batch_gives_what_its_samples_give_alone():
     model, _ = random_pair(False)
-    x, text = torch.randn(2, 3, 4, 6, 4), torch.randn(2, 7, SIZES["in_text_dim"])
-    pooled, time = torch.randn(2, 1, SIZES["in_text_dim2"]), torch.rand(2, 1) * 1000
+    x, text = torch.randn(2, 3, 4, 6, 4), torch.randn(2, 7, SIZES.in_text_dim)
+    pooled, time = torch.randn(2, 1, SIZES.in_text_dim2), torch.rand(2, 1) * 1000
     rest = (rope_positions(model, x), torch.arange(7))
     together = model(x, text, pooled, time, *rest)
     alone = torch.stack([model(x[i], text[i], pooled[i], time[i], *rest) for i in range(2)])
-    assert (together - alone).abs().max() < BAR * alone.abs().max()
+    assert relative_difference(together, alone) < MODULE_BAR
 
 
 def test_a_fresh_model_has_identity_blocks():
-    """Why parity is never measured with fresh weights: zero modulation lets any error pass."""
-    block = DiffusionTransformer3D(**SIZES, visual_cond=False).visual_transformer_blocks[0]
+    """Zero modulation lets any error pass. This is why parity is never measured with fresh weights."""
+    block = DiffusionTransformer3D(SIZES).visual_transformer_blocks[0]
     x = torch.randn(6, 64)
     rope = torch.randn(6, 1, 8, 2)
     assert torch.equal(block(x, torch.randn(5, 64), torch.randn(1, 32), rope), x)
@@ -163,4 +153,4 @@ def test_a_fresh_model_has_identity_blocks():
 
 def test_model_dim_must_hold_whole_heads():
     with pytest.raises(ValueError, match="model_dim 60 is not a multiple of the head dimension 16"):
-        DiffusionTransformer3D(**(SIZES | {"model_dim": 60}), visual_cond=False)
+        DiffusionTransformer3D(dataclasses.replace(SIZES, model_dim=60))

@@ -1,4 +1,4 @@
-"""Figures show what is there: the parts that ranks hold, every module of a block, every collective of the ledger."""
+"""Figures show what is there: the parts that ranks hold, all modules of a block, all collectives of the ledger."""
 
 import copy
 import dataclasses
@@ -14,12 +14,16 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from kandinsky_mini import lab
 from kandinsky_mini.config import load_config
-from kandinsky_mini.lab.diagrams import REPEATED, WEIGHTS, block, crossdit, timeline
-from kandinsky_mini.lab.drawings import MEETING, held, linear_split, megatron, placement_maps
-from kandinsky_mini.lab.ledger import Ledger, size
-from kandinsky_mini.lab.pictures import MIXED, RANK_COLOURS, frames_of, heads, side_by_side
+from kandinsky_mini.lab.drawings.block import WEIGHTS, block, crossdit
+from kandinsky_mini.lab.drawings.canvas import MEETING, MIXED, RANK_COLOURS
+from kandinsky_mini.lab.drawings.lanes import megatron
+from kandinsky_mini.lab.drawings.shards import heads, linear_split, placement_maps
+from kandinsky_mini.lab.drawings.timeline import REPEATED, timeline
+from kandinsky_mini.lab.drawings.videos import frames_of, side_by_side
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.parallelize import parallelize_dit
+from kandinsky_mini.parallel.ledger import Ledger, size
+from kandinsky_mini.parallel.tensors import slices_of_ranks
 
 RANKS = 4
 
@@ -28,8 +32,8 @@ RANKS = 4
 def dit() -> DiffusionTransformer3D:
     torch.manual_seed(0)
     small = dataclasses.replace(load_config(None).dit, num_text_blocks=1, num_visual_blocks=1)
-    dit = DiffusionTransformer3D(**dataclasses.asdict(small)).eval()
-    for module in dit.modules():  # zero at first, which would make all ranks' shifts alike
+    dit = DiffusionTransformer3D(small).eval()
+    for module in dit.modules():  # a fresh modulation is zero, which would make all ranks' shifts alike
         if hasattr(module, "activation") and hasattr(module, "out_layer"):
             nn.init.normal_(module.out_layer.weight, std=0.1)
     return dit
@@ -37,7 +41,7 @@ def dit() -> DiffusionTransformer3D:
 
 @pytest.fixture(scope="module")
 def inputs(dit) -> tuple[torch.Tensor, ...]:
-    """x, text, time and RoPE of a block, of 2 x 3 x 4 tokens and 5 words."""
+    """Return random arguments of a block: x with 2 x 3 x 4 tokens, a text of 5 words, the time, and the RoPE."""
     torch.manual_seed(0)
     rope = dit.visual_rope_embeddings([torch.arange(2), torch.arange(3), torch.arange(4)], (1.0, 1.0, 1.0))
     return torch.randn(24, 256), torch.randn(5, 256), torch.randn(1, 128), rope
@@ -48,7 +52,7 @@ def first_block(mesh, dit):
 
 
 def draw(function, *inputs, ranks=RANKS):
-    """A figure that is made where its sharded module lives."""
+    """Make a figure on simulated ranks, where its sharded module lives."""
     return lab.ranks(ranks).run(function, *inputs)[0]
 
 
@@ -68,12 +72,13 @@ def test_ranks_are_drawn_to_hold_what_pytorch_gives_them(shape, placement):
     def place(mesh):
         return distribute_tensor(whole, mesh, [placement])
 
-    slices = lab.ranks(RANKS).run(lambda mesh: held(place(mesh)))[0]
+    slices = lab.ranks(RANKS).run(lambda mesh: slices_of_ranks(place(mesh)))[0]
     for part, here in zip(lab.ranks(RANKS).run(place), slices, strict=True):
         assert torch.equal(part, whole[here])
 
 
-# Sides of the parts of a map of 8 x 8 numbers, in inches, and their colours, from the last rank to the first.
+# Each map shows 8 x 8 numbers. Its parts have these sides, in inches, and these colours. The last rank's part is drawn
+# first.
 OF_RANKS = list(reversed(RANK_COLOURS[:RANKS]))
 MAPS = [
     (Shard(0), (1.1, 0.275), OF_RANKS),
@@ -92,7 +97,7 @@ def test_a_map_has_a_part_for_each_rank(placement, sides, expected):
 
     figure = draw(maps)
     parts = figure.axes[0].patches[: len(expected)]
-    assert colours(figure) == [*expected, *RANK_COLOURS[:RANKS], MIXED]  # the legend last
+    assert colours(figure) == [*expected, *RANK_COLOURS[:RANKS], MIXED]  # the legend comes last
     assert [(part.get_width(), part.get_height()) for part in parts] == [pytest.approx(sides)] * len(parts)
 
 
@@ -132,7 +137,7 @@ def test_megatron_s_pair_meets_once():
     assert [text for text in texts(figure) if text.startswith("all_")] == ["all_reduce, 96 B"]
     headers = {"layer 0\nW (8, 32)\nby columns", "columns", "layer 2\nW (32, 8)\nby rows", "terms of\na sum", "output"}
     assert headers <= set(texts(figure))
-    assert colours(figure)[-RANKS:] == [MIXED] * RANKS  # the output is the same for all
+    assert colours(figure)[-RANKS:] == [MIXED] * RANKS  # all ranks have the same output
 
 
 def test_rows_first_meet_twice():
@@ -170,7 +175,7 @@ def test_the_timeline_has_the_ledger_s_collectives_in_their_order(dit, inputs):
     def both(mesh):
         module = first_block(mesh, dit)
         figure = timeline(module, *inputs)
-        with Ledger(RANKS, module) as ledger:
+        with Ledger(module) as ledger:
             module(*inputs)
         return figure, ledger.entries
 
@@ -178,10 +183,10 @@ def test_the_timeline_has_the_ledger_s_collectives_in_their_order(dit, inputs):
     labels = [text.replace(".\n", ".") for text in texts(figure) if text.startswith(("all_", "reduce_"))]
     assert labels == [f"{entry.collective}, {size(entry.payload)}\nin {entry.module}" for entry in entries]
     assert len(entries) == 4
-    sent = sum(entry.wire(RANKS) for entry in entries)
+    sent = sum(entry.wire for entry in entries)
     assert size(sent) in texts(figure)
     bars = [patch.get_width() for patch in figure.axes[0].patches if to_hex(patch.get_facecolor()) == MEETING]
-    assert bars == pytest.approx([entry.wire(RANKS) / sent * sum(bars) for entry in entries])
+    assert bars == pytest.approx([entry.wire / sent * sum(bars) for entry in entries])
 
 
 def test_what_all_ranks_repeat_is_grey_in_the_timeline(dit, inputs):
@@ -211,7 +216,7 @@ def test_uneven_heads_are_told():
 
 def test_videos_stand_side_by_side_frame_by_frame():
     clip = np.random.default_rng(0).integers(0, 255, (9, 4, 6, 3), dtype=np.uint8)
-    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # as the pipeline gives it
+    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # as the pipeline returns it
     figure = side_by_side({"1 rank": video, "2 ranks": clip})
     shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
     assert all(np.array_equal(picture, clip[i]) for picture, i in zip(shown, [0, 4, 8, 0, 4, 8], strict=True))

@@ -1,4 +1,4 @@
-"""When a rank dies or a person presses Ctrl-C, everything ends soon, says why, and leaves nothing behind."""
+"""When a rank dies or a person presses Ctrl-C, the whole run ends soon, says why, and leaves nothing behind."""
 
 import os
 import re
@@ -6,19 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SECONDS_TO_END = 90
-MOMENTS = {"while loading": 0, "at the first steps": 1, "in the middle": 30}  # steps done by then
+MOMENTS = {"while loading": 0, "at the first steps": 1, "in the middle": 30}  # how many steps are done by then
 TWENTY = [(steps, victim) for steps in (0, 1, 2, 5, 10, 20, 40, 80, 160, 320) for victim in (0, 1)]
 
 
 @pytest.fixture
 def two_ranks(tiny_config, tmp_path):
-    """generate.py on two ranks, with more steps than a test waits for; killed at the end whatever happens."""
+    """Run generate.py on two ranks, with more steps than a test waits for, and kill it at the end, whatever happens."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *(str(ROOT / "launch" / "generate.py"), "--config", str(tiny_config), "--num-steps", "1000"),
@@ -27,12 +26,12 @@ def two_ranks(tiny_config, tmp_path):
     log = (tmp_path.parent / f"{tmp_path.name}.log").open("w+")
     launcher = subprocess.Popen(
         command,
-        # A crash that nobody caused should at least say where Python was.
+        # If a rank crashes by itself, the log should at least say where Python was.
         env=os.environ | {"OMP_NUM_THREADS": "1", "KANDINSKY_TIMEOUT_SECONDS": "10", "PYTHONFAULTHANDLER": "1"},
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, as a terminal gives a command
+        start_new_session=True,  # a terminal gives each command a group of its own, too
     )
     yield launcher, log
     if launcher.poll() is None:
@@ -62,14 +61,14 @@ def children(pid: int) -> list[int]:
 
 
 def ranks_after(steps: int, launcher: subprocess.Popen, log) -> list[int]:
-    """The process ids of the ranks, in order, once so many steps are done."""
+    """Wait until so many steps are done, and return the process ids of the ranks, in order."""
     wait_for(lambda: len(children(launcher.pid)) == 2, launcher, log)
     wait_for(lambda: steps_done(log) >= steps, launcher, log)
     return sorted(children(launcher.pid))
 
 
 def gone(pid: int) -> bool:
-    """Whether no process of this id runs; one that has ended and is not yet reaped counts as gone."""
+    """Return whether no process with this id runs. One that has ended but is not yet reaped counts as gone."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
     return state.strip() == "" or state.startswith("Z")
 
@@ -102,7 +101,7 @@ def test_a_rank_that_hangs_is_given_up_and_the_place_is_named(two_ranks, tmp_pat
     launcher, log = two_ranks
     ranks = ranks_after(MOMENTS["in the middle"], launcher, log)
     os.kill(ranks[1], signal.SIGSTOP)
-    # 10 s until the other one gives up, and up to 30 s until the launcher kills what does not react.
+    # The other rank gives up after 10 s. The launcher then needs up to 30 s to kill a rank that does not react.
     assert launcher.wait(SECONDS_TO_END) != 0
     assert re.search(r"in step \d+ of 1000, in \w+", text_of(log)), text_of(log)
     assert all(map(gone, ranks))

@@ -1,18 +1,18 @@
-"""launch/generate.py, run as a user runs it."""
+"""launch/generate.py does its work when it is started from the command line, as a user starts it."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
 import torch
+from helpers import ROOT
 
-SCRIPT = Path(__file__).resolve().parent.parent / "launch" / "generate.py"
-SECONDS = 120  # no process may take longer
+SCRIPT = ROOT / "launch" / "generate.py"
+SECONDS = 120  # no process may take longer than this
 
 
 def command(tiny_config, *options: str) -> dict:
@@ -75,7 +75,7 @@ def test_bad_input(tiny_config, tmp_path, options, message):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
 def test_ctrl_c_while_sampling(tiny_config, tmp_path):
-    # Large enough that sampling would take minutes.
+    # At this size, sampling would take minutes.
     options = ["--width", "512", "--height", "512", "--num-steps", "1000"]
     process = subprocess.Popen(
         **command(tiny_config, *options), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=1

@@ -1,4 +1,4 @@
-"""What importing loads, and what the model's code may not know of."""
+"""Importing kandinsky_mini loads nothing heavy, and each package imports only the packages that it may know of."""
 
 import ast
 import subprocess
@@ -6,35 +6,81 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import kandinsky_mini
+from helpers import ROOT
 
 HEAVY = ("transformers", "diffusers", "torch.distributed.tensor")
+PACKAGES = ("models", "parallel", "lab", "bench", "world", "training")
+# The modules of each package may import these packages of kandinsky_mini. All but world may also import the modules at
+# the top level. So sampling, for example, can use models and be used by bench.
+ARROWS = {
+    "models": {"models"},
+    "parallel": {"parallel", "models"},
+    "lab": {"lab", "parallel", "models"},
+    "bench": {"bench", "parallel", "models", "world"},
+    "world": {"world"},
+    "training": {"training", "parallel", "models", "world"},
+    "launch": {"bench", "parallel", "models", "world", "training"},
+}
 
 
 def test_import_is_light():
     program = "import sys, kandinsky_mini; print(*sys.modules, sep='\\n')"
-    root = Path(kandinsky_mini.__file__).parent.parent
     loaded = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     ).stdout.split()
     assert "kandinsky_mini" in loaded
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
-def imported(file: Path) -> list[str]:
-    """Every module, and every name from a module, that a file imports."""
-    names = []
+def imported(file: Path) -> set[str]:
+    """Return the full names of all modules that a file imports, and of all names that it imports from modules."""
+    names = set()
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names += [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("name", ["dit.py", "nn.py"])
-def test_the_model_knows_nothing_of_parallelism(name):
-    names = imported(Path(kandinsky_mini.__file__).parent / "models" / name)
-    assert "torch.nn" in names
+def own_packages(names: set[str]) -> set[str]:
+    """Return the packages of kandinsky_mini among imported names. "top" stands for modules that are in none of them."""
+    parts = [name.split(".") for name in names if name.split(".")[0] == "kandinsky_mini"]
+    return {part[1] if len(part) > 1 and part[1] in PACKAGES else "top" for part in parts}
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_packages_import_only_what_is_below_them(name):
+    folder = ROOT / name if name == "launch" else ROOT / "kandinsky_mini" / name
+    files = list(folder.rglob("*.py"))
+    assert files
+    allowed = ARROWS[name] | ({"top"} if name != "world" else set())
+    for file in files:
+        assert own_packages(imported(file)) <= allowed, file
+
+
+@pytest.mark.parametrize("name", ["lab", "bench", "training"])
+def test_top_level_modules_do_not_import(name):
+    for file in (ROOT / "kandinsky_mini").glob("*.py"):
+        assert name not in own_packages(imported(file)), file
+
+
+@pytest.mark.parametrize("name", ["dit", "nn", "attention", "checkpoint", "vae", "text_embedders"])
+def test_the_model_knows_nothing_of_ranks(name):
+    names = imported(ROOT / "kandinsky_mini" / "models" / f"{name}.py")
+    assert any(name.startswith("torch") for name in names)
     assert [name for name in names if "distributed" in name or "parallel" in name] == []
+
+
+def test_no_test_imports_another_test():
+    for file in (ROOT / "tests").glob("*.py"):
+        assert [name for name in imported(file) if name.split(".")[0].startswith(("test_", "conftest"))] == [], file
+
+
+def test_scripts_change_no_path_and_silence_no_check():
+    for file in (ROOT / "launch").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert "sys.path" not in text and "noqa" not in text, file

@@ -1,4 +1,4 @@
-"""lab.ranks: one function body on simulated ranks and on real processes; faults are readable and leave nothing."""
+"""lab.ranks runs one function on simulated or on real ranks. Faults are readable and leave nothing behind."""
 
 import copy
 import os
@@ -11,13 +11,14 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from test_parallelize import BAR, random_inputs, random_model
+from helpers import MODEL_BAR, SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model, relative_difference
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from kandinsky_mini import lab
-from kandinsky_mini.lab.ledger import Ledger, predict_tensor_parallel
 from kandinsky_mini.lab.processes import ProcessRanks, describe
-from kandinsky_mini.lab.simulation import own_tensor, per_rank, simulated_ranks
+from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.parallel.ledger import Ledger
+from kandinsky_mini.parallel.simulation import own_tensor, per_rank, simulated_ranks
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def two_ranks(request):
     return lab.ranks(2) if request.param == "simulated" else request.getfixturevalue("processes")
 
 
-# Functions for the ranks are made inside of the tests, as in a notebook: other processes cannot import a test's module.
+# The functions that the ranks run are defined inside the tests, as in a notebook, because other processes cannot import
+# a test's module.
 
 
 def test_each_rank_gives_its_own_tensor_or_shard(two_ranks):
@@ -53,41 +55,42 @@ def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_form
         from kandinsky_mini.models.parallelize import parallelize_dit
 
         model = parallelize_dit(copy.deepcopy(model), mesh)
-        with Ledger(mesh.size(), model) as ledger:
+        with Ledger(model) as ledger:
             return model(*inputs), ledger.entries
 
     model = random_model()
     inputs = random_inputs(model)
     with torch.no_grad():
         reference = model(*inputs)
-    predicted = predict_tensor_parallel(model, tokens=3 * 2 * 3, text_tokens=7, bytes_each=4)
+    predicted = predict_tensor_parallel(SMALL, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=2)
     for output, entries in two_ranks.run(sharded, model, inputs):
-        assert (output - reference).abs().max() < BAR * reference.abs().max()
+        assert relative_difference(output, reference) < MODEL_BAR
         assert Counter(entries) == Counter(predicted)
 
 
 def test_the_ledger_counts_what_is_called_by_hand(processes):
-    new = hasattr(dist, "all_gather_single")  # older versions of torch have other names
+    new = hasattr(dist, "all_gather_single")  # they have other names in older versions of torch
 
     def collectives(mesh):
         all_gather = dist.all_gather_single if new else dist.all_gather_into_tensor
         reduce_scatter = dist.reduce_scatter_single if new else dist.reduce_scatter_tensor
         x, half, parts = torch.ones(4), torch.ones(2), [torch.ones(4), torch.ones(4)]
-        with Ledger(mesh.size()) as ledger:
+        with Ledger() as ledger:
             dist.all_reduce(x)
             dist.all_gather(parts, x)
             all_gather(torch.ones(8), x)
             dist.reduce_scatter(half, list(x.split(2)))
             reduce_scatter(half, x)
             dist.broadcast(x, src=0)
+            dist.scatter(half, list(x.split(2)) if mesh.get_local_rank() == 0 else None, src=0)
         return [(entry.collective, entry.payload) for entry in ledger.entries]
 
     gathers, scatters = [("all_gather", 32)] * 2, [("reduce_scatter", 16)] * 2
     for counted in processes.run(collectives):
-        assert counted == [("all_reduce", 16), *gathers, *scatters, ("broadcast", 16)]
+        assert counted == [("all_reduce", 16), *gathers, *scatters, ("broadcast", 16), ("scatter", 16)]
 
 
-def test_nothing_to_give_is_none_for_each(two_ranks):
+def test_a_function_without_output_gives_none_for_each_rank(two_ranks):
     assert two_ranks.run(lambda mesh: None) == [None, None]
 
 
@@ -174,7 +177,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_canary_of_the_private_mode_that_simulates_ranks():
-    """What the lessons need of PyTorch's LocalTensorMode. Fails here first when a new version changes it."""
+    """The lessons need this much of PyTorch's LocalTensorMode. If a new version changes it, this test fails first."""
     with simulated_ranks(4) as mesh, torch.no_grad():
         own = own_tensor(lambda rank: torch.full((2,), float(rank)))
         assert [x.tolist() for x in per_rank(own)] == [[0, 0], [1, 1], [2, 2], [3, 3]]

@@ -1,47 +1,51 @@
-"""The ledger counts what a run really communicated, and the formula knows it beforehand."""
+"""The ledger counts what a run really communicates, and the formula predicts it."""
 
 from collections import Counter
 
 import pytest
 import torch
-from test_parallelize import random_inputs, random_model
+import torch.distributed as dist
+from helpers import SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from kandinsky_mini.lab.ledger import Entry, Ledger, compare, predict_tensor_parallel
-from kandinsky_mini.lab.simulation import simulated_ranks
-from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
+from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
+from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.parallel.ledger import Entry, Ledger, compare
+from kandinsky_mini.parallel.simulation import simulated_ranks
 
 
 @torch.no_grad()
-def count(model, inputs, ranks: int, variant: str = "talk") -> list[Entry]:
+def count(model, inputs, ranks: int, plan: str = "talk") -> list[Entry]:
     with simulated_ranks(ranks) as mesh:
-        parallelize_dit(model, mesh, variant)
-        with Ledger(ranks, model) as ledger:
+        parallelize_dit(model, mesh, plan)
+        with Ledger(model) as ledger:
             model(*inputs)
     return ledger.entries
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_collective_is_where_the_formula_has_it(ranks, variant):
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_collective_is_where_the_formula_has_it(ranks, plan):
     model = random_model()
     inputs = random_inputs(model)
-    predicted = predict_tensor_parallel(model, tokens=3 * 2 * 3, text_tokens=7, bytes_each=4)
-    counted = count(model, inputs, ranks, variant)
-    assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted, ranks)
+    predicted = predict_tensor_parallel(SMALL, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=ranks)
+    counted = count(model, inputs, ranks, plan)
+    assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
 
 
 def test_wire_bytes_of_a_block_are_those_of_the_ring():
-    """Three all-reduces of X bytes: 6 (P - 1) / P X."""
+    """A block has three all-reduces of X bytes, so each rank sends 6 (P - 1) / P X bytes."""
     x = 1000
-    block = [Entry("", "all_reduce", x)] * 3
-    assert sum(entry.wire(4) for entry in block) == pytest.approx(6 * 3 / 4 * x)
-    assert Entry("", "all_gather", x).wire(4) == pytest.approx(3 / 4 * x)
-    assert Entry("", "all_to_all", x).wire(4) == pytest.approx(3 / 16 * x)
+    block = [Entry("", "all_reduce", x, ranks=4)] * 3
+    assert sum(entry.wire for entry in block) == pytest.approx(6 * 3 / 4 * x)
+    assert Entry("", "all_gather", x, ranks=4).wire == pytest.approx(3 / 4 * x)
+    assert Entry("", "all_to_all", x, ranks=4).wire == pytest.approx(3 / 16 * x)
 
 
 def test_the_table_shows_a_collective_that_nobody_predicted():
-    predicted = [Entry("a", "all_reduce", 2048)]
-    table = compare(predicted, [*predicted, Entry("b", "all_gather", 1024)], ranks=4)
+    predicted = [Entry("a", "all_reduce", 2048, ranks=4)]
+    table = compare(predicted, [*predicted, Entry("b", "all_gather", 1024, ranks=4)])
     assert table.splitlines() == [
         "module             predicted              counted",
         "a                  1 all_reduce of 2 KiB  1 all_reduce of 2 KiB",
@@ -55,3 +59,26 @@ def test_the_ledger_leaves_no_hook_behind():
     count(model, random_inputs(model), 2)
     mine = [hook for m in model.modules() for hook in m._forward_hooks.values() if "Ledger" in repr(hook)]
     assert mine == []
+
+
+def test_an_entry_has_the_size_of_its_own_group():
+    """A collective along one dimension of a mesh spans that dimension only."""
+    with simulated_ranks(ParallelLayout("ulysses", 4, cfg=2)) as mesh, Ledger() as ledger:
+        for dimension in mesh.mesh_dim_names:
+            x = DTensor.from_local(torch.ones(3), mesh[dimension], [Shard(0)])
+            x.full_tensor()
+            y = torch.ones(5)
+            dist.all_reduce(y, group=mesh[dimension].get_group())
+    counted = [(entry.collective, entry.payload, entry.ranks) for entry in ledger.entries]
+    assert counted == [
+        *(("all_gather", 2 * 3 * 4, 2), ("all_reduce", 5 * 4, 2)),
+        *(("all_gather", 4 * 3 * 4, 4), ("all_reduce", 5 * 4, 4)),
+    ]
+
+
+def test_handing_out_the_shards_of_a_tensor_is_counted():
+    """Rank 0 sends each other rank its part: three quarters of the whole, or 3 / 16 for each rank on average."""
+    with simulated_ranks(4) as mesh, Ledger() as ledger:
+        distribute_tensor(torch.ones(8, 2), mesh, [Shard(0)])
+    assert ledger.entries == [Entry("", "scatter", 8 * 2 * 4, ranks=4)]
+    assert ledger.entries[0].wire == pytest.approx(3 / 16 * 64)

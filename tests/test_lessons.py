@@ -1,4 +1,4 @@
-"""What lessons are made of: predictions keep a guess, exercises say what is wrong, pictures show live values."""
+"""Lessons rely on this: predictions keep a guess, exercises say what is wrong, and pictures show live values."""
 
 import ast
 import json
@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import NOTEBOOKS
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from kandinsky_mini import lab
-from kandinsky_mini.lab.pictures import MIXED, RANK_COLOURS, on_ranks, shard_map
-
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+from kandinsky_mini.lab.drawings.canvas import MIXED, RANK_COLOURS
+from kandinsky_mini.lab.drawings.shards import on_ranks, shard_map
+from kandinsky_mini.parallel.ledger import Ledger
 
 
 def test_without_a_guess_the_measurement_is_shown(capsys):
@@ -77,7 +78,7 @@ def test_a_large_difference_is_told_by_its_size(capsys):
 
 
 def tagged_cells(path: Path) -> list[tuple[str, dict]]:
-    """The cells of a notebook's exercises and solutions, each with its tag, in order."""
+    """Return the exercises and solutions of a notebook in order, each as its tag and its cell."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tags = ("exercise", "solution")
     return [(tag, cell) for cell in cells for tag in cell["metadata"].get("tags", []) if tag in tags]
@@ -94,7 +95,7 @@ def test_exercises_are_untouched_and_their_solutions_are_right_and_folded(path):
 
 
 def values(path: Path, until: str) -> dict:
-    """What a notebook has defined before the cell `until`, without its real ranks, figures and timing."""
+    """Return what a notebook defines before the cell `until`, without its real ranks, figures and timing."""
     names = {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["id"] == until:
@@ -158,10 +159,8 @@ def test_a_shard_map_shows_what_each_rank_holds(placement, cells):
     ],
 )
 def test_the_ledger_counts_a_redistribution(source, goal, collective):
-    from kandinsky_mini.lab.ledger import Ledger
-
     def redistribute(mesh):
-        with Ledger(mesh.size()) as ledger:
+        with Ledger() as ledger:
             DTensor.from_local(torch.ones(4, 2), mesh, [source]).redistribute(placements=[goal]).to_local()
         return ledger.entries
 

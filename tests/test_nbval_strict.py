@@ -1,4 +1,4 @@
-"""What make test runs notebooks with catches what nbval alone passes over: each fault is planted here, and seen."""
+"""`make test` notices faults in notebooks, also those that nbval alone passes over: each is planted here and caught."""
 
 import os
 import re
@@ -9,12 +9,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from helpers import ROOT
 
 
 def run(cell: str, stored: list, folder: Path) -> tuple[int, str]:
-    """Exit status and output of pytest on a notebook of one cell."""
+    """Run pytest on a notebook of one cell, and return its exit status and output."""
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(cell, execution_count=1, outputs=stored)]
     nbformat.write(notebook, folder / "planted.ipynb")
@@ -50,7 +49,7 @@ IGNORE = "# NBVAL_IGNORE_OUTPUT\n"
 FAULTS = {
     "another output": ("print(6 * 7)", printed("43\n"), "Cell outputs differ"),
     "no stored output": ("print(6 * 7)", [], "Unexpected output fields"),
-    # Where outputs may vary, nbval says nothing of these.
+    # Where outputs may vary, nbval alone does not report the next two.
     "a bad magic": (IGNORE + "%no_such_magic", [], "a magic failed: UsageError: Line magic function `%no_such_magic`"),
     "no stored output that may vary": (IGNORE + "print(6 * 7)", [], "no output of it is stored"),
     "an error": ("1 / 0", [], "ZeroDivisionError"),

@@ -1,13 +1,12 @@
-"""Notebooks as they are stored: whole, small, run from top to bottom, and true to any machine."""
+"""Stored notebooks are whole and small. They were run from top to bottom, and are true on any machine."""
 
 import re
 import statistics
-from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import NOTEBOOKS
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MOST_BYTES, MOST_LINES, MOST_COLUMNS = 2_000_000, 25, 100
 
 
@@ -43,6 +42,6 @@ def test_no_output_is_an_error_a_live_widget_or_of_one_machine(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:
             assert output.output_type != "error"
-            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})  # shows nothing elsewhere
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})  # blank without a kernel
             text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
             assert not re.search(r"(?:/home/|/root/|/Users/|/tmp/|[A-Z]:\\)", text), text

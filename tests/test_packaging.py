@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock, environment.yml and the code's imports tell one story."""
+"""pyproject.toml, requirements.lock, environment.yml and the code's imports agree with one another."""
 
 import ast
 import re
@@ -7,15 +7,14 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import check_machine
 import pytest
 import yaml
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from kandinsky_mini.lab import check
-
-ROOT = Path(__file__).resolve().parent.parent
 LOCK_LINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.]*(; sys_platform [!=]= '[a-z0-9]+')?")
 
 
@@ -64,9 +63,9 @@ def test_conda_environment_installs_the_lock():
 
 
 def test_the_machine_check_knows_the_oldest_versions():
-    assert PROJECT["project"]["requires-python"] == f">={check.dotted(check.OLDEST_PYTHON)}"
+    assert PROJECT["project"]["requires-python"] == f">={check_machine.dotted(check_machine.OLDEST_PYTHON)}"
     (torch,) = (requirement for requirement in NEEDED if requirement.name == "torch")
-    assert str(torch.specifier) == f">={check.dotted(check.OLDEST_TORCH)}"
+    assert str(torch.specifier) == f">={check_machine.dotted(check_machine.OLDEST_TORCH)}"
 
 
 def test_citation_names_this_version():
@@ -77,7 +76,7 @@ def test_citation_names_this_version():
 
 
 def imported(file: Path) -> set[str]:
-    """The top-level names that a file imports, wherever in it."""
+    """Return the top-level names that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -96,7 +95,7 @@ def test_third_party_imports_are_declared(folder, declared):
     files = list((ROOT / folder).rglob("*.py"))
     own = {"kandinsky_mini"} | {file.stem for part in (folder, "launch") for file in (ROOT / part).glob("*.py")}
     foreign = set().union(*map(imported, files)) - own - set(sys.stdlib_module_names)
-    distributions = packages_distributions()  # such as yaml: [PyYAML]
+    distributions = packages_distributions()  # it maps yaml to [PyYAML], for example
     undeclared = {
         name
         for name in foreign

@@ -1,58 +1,28 @@
-"""The plans are exact, and cost what their comments say. Simulated ranks here; real ones in test_on_ranks.py."""
+"""The plans are exact, and cost what their comments say. Ranks are simulated here. test_on_ranks.py uses real ones."""
 
 import copy
 
 import pytest
 import torch
+from helpers import MODEL_BAR, SMALL, random_inputs, random_model, relative_difference
 from torch.distributed.tensor import Partial
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 
-from kandinsky_mini.lab.simulation import per_rank, simulated_ranks
 from kandinsky_mini.models import parallelize
 from kandinsky_mini.models.dit import DiffusionTransformer3D
-from kandinsky_mini.models.parallelize import VARIANTS, parallelize_dit
-from kandinsky_mini.sampling import rope_positions
+from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
+from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
 
-BAR = 1e-4  # of the largest value, for the whole model in float32
-BLOCKS = 2
-HEADS = 8
-SIZES = {
-    "in_visual_dim": 4,
-    "in_text_dim": 24,
-    "in_text_dim2": 20,
-    "time_dim": 32,
-    "out_visual_dim": 4,
-    "patch_size": (1, 2, 2),
-    "model_dim": 16 * HEADS,
-    "ff_dim": 256,
-    "num_text_blocks": 1,
-    "num_visual_blocks": BLOCKS,
-    "axes_dims": (4, 6, 6),
-    "visual_cond": False,
-}
-
-
-def random_model(**sizes) -> DiffusionTransformer3D:
-    """All weights random, those of the modulation included: zero modulation would let any error pass."""
-    model = DiffusionTransformer3D(**SIZES | sizes).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return model
-
-
-def random_inputs(model: DiffusionTransformer3D) -> tuple:
-    x, text = torch.randn(3, 4, 6, SIZES["in_visual_dim"]), torch.randn(7, SIZES["in_text_dim"])
-    pooled, time = torch.randn(1, SIZES["in_text_dim2"]), torch.rand(1) * 1000
-    return x, text, pooled, time, rope_positions(model, x), torch.arange(7)
+BLOCKS, HEADS = SMALL.num_visual_blocks, SMALL.num_heads
 
 
 @torch.no_grad()
-def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: int, variant: str, after=None):
-    """What every rank gets, and how many collectives of each kind were made. `after` may spoil the sharded model."""
+def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: int, plan: str, after=None):
+    """Return what every rank gets, and how many collectives of each kind run. `after` may spoil the sharded model."""
     model = copy.deepcopy(model)
     with simulated_ranks(ranks) as mesh:
-        parallelize_dit(model, mesh, variant)
+        parallelize_dit(model, mesh, plan)
         if after is not None:
             after(model)
         with CommDebugMode() as comm:
@@ -64,24 +34,26 @@ def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: int, varian
 @torch.no_grad()
 def difference(outputs: list[torch.Tensor], model: DiffusionTransformer3D, inputs: tuple) -> float:
     reference = model(*inputs)
-    return max(((out - reference).abs().max() / reference.abs().max()).item() for out in outputs)
+    return max(relative_difference(output, reference) for output in outputs)
 
 
 def expected_counts() -> dict[str, int]:
-    """A block: 3 all-reduces, and 1 all-gather of its modulation. Besides: the time embedding's all-reduce, and the
-    all-gathers of text, pooled text and visual embeddings and of the output layer.
+    """Return how many collectives of each kind one forward makes.
+
+    A block makes 3 all-reduces, and 1 all-gather of its modulation. The time embedding makes 1 more all-reduce. The
+    text, pooled text and visual embeddings and the output layer make 1 all-gather each.
     """
     return {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_rank_gets_what_the_whole_model_gives(ranks, variant):
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_rank_gets_what_the_whole_model_gives(ranks, plan):
     model = random_model()
     inputs = random_inputs(model)
-    outputs, counts = run_sharded(model, inputs, ranks, variant)
+    outputs, counts = run_sharded(model, inputs, ranks, plan)
     assert len(outputs) == ranks
-    assert difference(outputs, model, inputs) < BAR
+    assert difference(outputs, model, inputs) < MODEL_BAR
     assert counts == expected_counts()
 
 
@@ -93,18 +65,18 @@ def test_a_mesh_of_one_changes_nothing():
     assert sharded.visual_transformer_blocks[0].self_attention.num_heads == HEADS
 
 
-PLANS = ("time_plan", "embedding_plan", "block_plan", "out_plan")
-ENTRIES = [(plan, name) for plan in PLANS for name in getattr(parallelize, plan)()]
+MODULE_PLANS = ("time_plan", "embedding_plan", "block_plan", "out_plan")
+ENTRIES = [(plan, name) for plan in MODULE_PLANS for name in getattr(parallelize, plan)()]
 
 
 def is_noticed(model: DiffusionTransformer3D, ranks: int = 4, after=None) -> bool:
-    """Whether a spoilt plan or model raises, gives other numbers, or makes other collectives than a right one."""
+    """Return whether a spoilt plan or model raises, or gives other numbers or collectives than a right one."""
     inputs = random_inputs(model)
     try:
         outputs, counts = run_sharded(model, inputs, ranks, "minimal", after)
     except (RuntimeError, AssertionError):
         return True
-    return not (counts == expected_counts() and difference(outputs, model, inputs) < BAR)
+    return not (counts == expected_counts() and difference(outputs, model, inputs) < MODEL_BAR)
 
 
 def test_a_right_plan_is_not_noticed():
@@ -136,7 +108,7 @@ def test_a_wrong_style_is_noticed(monkeypatch, name, style):
 
 
 def shard_what_a_norm_sees(model):
-    """True shards of the tokens, which nobody gathers again."""
+    """Give a norm a true shard of the tokens, which nobody gathers again."""
     norm = model.visual_transformer_blocks[0].feed_forward_norm
     norm.register_forward_pre_hook(lambda module, args: args[0][: len(args[0]) // 2])
 
@@ -157,7 +129,7 @@ def test_forgetting_to_reduce_the_heads_is_an_error():
 
 
 def test_a_row_wise_bias_added_by_every_rank_is_noticed():
-    """What a hand-written row-wise layer gets wrong: each of 4 ranks adds the bias before the sum."""
+    """A hand-written row-wise layer goes wrong like this: each of 4 ranks adds the bias before the sum."""
     model = random_model()
     bias = model.visual_transformer_blocks[0].out_layer_self.bias
 

@@ -1,4 +1,4 @@
-"""A prompt becomes a video: what a caller of the pipeline relies on."""
+"""A prompt becomes a video, and the arguments of a call do what they promise."""
 
 import math
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import FPS
 from kandinsky_mini.sampling import draw_noise, time_steps
-from kandinsky_mini.saving import FPS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,7 +18,7 @@ PROMPT = "a cat in a red hat"
 
 @pytest.fixture
 def dit_inputs(tiny_pipe):
-    """The arguments of every forward of the model, in order."""
+    """Collect the arguments of every forward of the model, in order."""
     inputs = []
     hook = tiny_pipe.dit.register_forward_pre_hook(lambda module, args: inputs.append(args))
     yield inputs
@@ -30,7 +30,7 @@ def test_shape_of_the_video(tiny_pipe, time_length, frames):
     video = tiny_pipe(PROMPT, time_length=time_length, width=32, height=16, num_steps=1, seed=1, progress=False)
     assert video.shape == (1, 3, frames, 16, 32)
     assert (video.dtype, video.device.type) == (torch.uint8, "cpu")
-    assert video.float().std() > 1, "an empty picture"
+    assert video.float().std() > 1, "the picture is empty"
 
 
 def test_an_image_is_saved_as_png(tiny_pipe, tmp_path):
@@ -62,7 +62,7 @@ def test_the_call_of_the_talk(tiny_config, tmp_path, path_type):
     assert saved.shape == video[0].shape
     assert iio.immeta(path)["fps"] == FPS == 24
     away = (saved.float() - video[0].float()).abs().mean()
-    assert away < 20, "the file shows something else than was returned"
+    assert away < 20, "the file does not show the video that was returned"
 
 
 def test_a_suffix_in_capital_letters(tiny_pipe, tmp_path):

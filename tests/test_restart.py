@@ -1,16 +1,16 @@
-"""A kernel restarted in the middle of lesson 1, whose ranks are running then, and the lesson run again from the top."""
+"""You can restart the kernel in the middle of lesson 1, while its ranks are running, and run the lesson again."""
 
 import asyncio
 import os
-from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from helpers import ROOT
 from nbclient import NotebookClient
 
-LESSON = Path(__file__).parent.parent / "notebooks" / "01_processes_and_meshes.ipynb"
-MARK = "KERNEL_RESTARTED_BY"  # inherited by the kernel and by all that it starts
+LESSON = ROOT / "notebooks" / "01_processes_and_meshes.ipynb"
+MARK = "KERNEL_RESTARTED_BY"  # the kernel and all processes that it starts inherit this variable
 
 
 def started_here() -> list[psutil.Process]:
@@ -23,7 +23,10 @@ def cells_until(notebook: nbformat.NotebookNode, text: str) -> int:
 
 
 async def run_restart_run(client: NotebookClient, middle: int) -> list[int]:
-    """Run the cells up to `middle`, restart the kernel, run them again, then stop the ranks; numbers of processes."""
+    """Run the cells up to `middle` and restart the kernel, twice. Return the number of processes before each restart.
+
+    The first restart kills the kernel. The second one lets it end by itself, so that it stops the ranks.
+    """
     counts = []
     async with client.async_setup_kernel():
         for _ in range(2):
@@ -41,7 +44,7 @@ def test_a_restart_in_the_middle_leaves_nothing_behind(monkeypatch):
     notebook = nbformat.read(LESSON, as_version=4)
     client = NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(LESSON.parent)}})
     first, second = asyncio.run(run_restart_run(client, cells_until(notebook, "def all_reduce(mesh)")))
-    assert first > 5  # the kernel, a controller and four ranks at least: there is something to leave behind
+    assert first > 5  # at least the kernel, a controller and four ranks could be left behind
     assert second <= first
     _, left = psutil.wait_procs(started_here(), timeout=30)
     assert left == []

@@ -1,4 +1,4 @@
-"""The text path loads the real classes' folders with the same code as mini's own."""
+"""The code that loads mini's text encoders also loads folders of the real classes."""
 
 import dataclasses
 
@@ -8,12 +8,15 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from kandinsky_mini.config import load_config
 from kandinsky_mini.models.text_embedders import load_text_embedder
-from kandinsky_mini.world.scratch import new_text_embedder
+from kandinsky_mini.training.fresh_models import new_text_embedder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A tiny Qwen2.5-VL as it is released, vision and head included, and a tiny CLIP; both with tokenizers."""
+    """Save a tiny Qwen2.5-VL as it is released, with vision and head, and a tiny CLIP, both with their tokenizers.
+
+    Return the folder of both, and the Qwen model.
+    """
     embedder = new_text_embedder(load_config())
     folder = tmp_path_factory.mktemp("encoders")
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
@@ -39,7 +42,7 @@ def test_a_released_folder_gives_the_last_hidden_states_of_the_whole_model(folde
 
 
 def test_the_template_is_cut_off(folders):
-    """What stays is the prompt after the template, which its tokens have seen."""
+    """Only the prompt after the template stays, but its tokens have seen the template."""
     folder, _ = folders
     plain = load_config().text
     config = dataclasses.replace(plain, prompt_template="the dog dances. {}", crop_start=5)
@@ -47,7 +50,7 @@ def test_the_template_is_cut_off(folders):
         name: load_text_embedder(folder / "qwen", folder / "clip", c, torch.float32).encode("a cat").text
         for name, c in (("plain", plain), ("template", config))
     }
-    assert len(text["template"]) == len(text["plain"]) - 1  # the start token goes with the template
+    assert len(text["template"]) == len(text["plain"]) - 1  # the start token is cut off with the template
     assert not torch.allclose(text["template"][0], text["plain"][1], atol=1e-3)
 
 

@@ -1,17 +1,16 @@
-"""The launch script under torchrun: the same video on two real processes as on one, and errors said once."""
+"""Under torchrun, the launch script makes the same picture on two real processes as on one, and reports errors once."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "the talk's launcher": ["-m", "torch.distributed.launch", "--standalone", "--nproc-per-node", "2"],
@@ -20,19 +19,19 @@ LAUNCHERS = {
 
 
 def start(launcher: list[str], *options: str) -> subprocess.Popen:
-    """launch/generate.py under a launcher."""
+    """Start launch/generate.py under a launcher."""
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "launch" / "generate.py"), *options],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a group of its own, to end as a whole
+        start_new_session=True,  # a group of its own can be ended as a whole
     )
 
 
 def end(running: subprocess.Popen) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr."""
+    """Wait for the process to end, and return its exit status, stdout and stderr."""
     try:
         out, err = running.communicate(timeout=150)
     finally:
@@ -47,7 +46,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# A picture, since png keeps every value; tests/test_on_ranks.py compares the model itself.
+# These options make a picture, because PNG keeps every value. tests/test_on_ranks.py compares the model itself.
 PICTURE = ["--time-length", "0", "--num-steps", "4", "--seed", "7"]
 
 
@@ -58,7 +57,7 @@ def test_runs_side_by_side_make_the_picture_of_one_process(tiny_config, tmp_path
         assert status == 0, err
         assert out.count("TIME ELAPSED") == out.count("saved to") == 1
     alone, *others = (iio.imread(tmp_path / f"{name}.png").astype(int) for name in reversed(LAUNCHERS))
-    assert np.ptp(alone) > 10  # there is something to compare
+    assert np.ptp(alone) > 10  # the picture is not blank, so there is something to compare
     assert all(np.abs(alone - other).max() <= 1 for other in others)
 
 

@@ -1,4 +1,4 @@
-"""The training script runs through all its stages, goes on after an interruption, and writes usable weights."""
+"""The training script runs through all its stages, continues after an interruption, and writes usable weights."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS
-from kandinsky_mini.world.gradients import Gradients
+from kandinsky_mini.training.gradients import Gradients
 from kandinsky_mini.world.scenes import is_held_out
 
 SMALL = {
@@ -23,7 +23,10 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict:
-    """A run of all stages, two optimiser steps each, and the configuration that loads what it exported."""
+    """Run all stages of the training, with two or three optimiser steps each, and export the weights.
+
+    "config" is the path of a configuration that loads them.
+    """
     folder = tmp_path_factory.mktemp("training")
     config = yaml.safe_load((CONFIGS / "mini.yaml").read_text(encoding="utf-8"))
     for section, values in SMALL.items():
@@ -40,7 +43,7 @@ def trained(tmp_path_factory) -> dict:
     run("scorer", "--steps", "2", "--videos", "2")
     run("latents", "--videos", "1")
     run("dit", "--steps", "2", "--evaluate-every", "2")
-    run("dit", "--steps", "3")  # as after an interruption
+    run("dit", "--steps", "3")  # continues as after an interruption
     run("export", "--out", str(folder / "weights"))
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     return {"folder": folder, "run": run, "config": config_path, "log": log}
@@ -56,7 +59,7 @@ def test_the_log_tells_how_good_each_stage_is(trained):
     for scores in (records(log, "scorer", "rendered")[0], records(log, "dit", "came_true")[0]):
         assert set(scores) == {"animal", "colour", "motion", "background", "all"}
         assert all(0 <= share <= 1 for share in scores.values())
-    # Latents come out of the VAE normalised: the DiT expects a deviation of about 1.
+    # The VAE normalises its latents, because the DiT expects a standard deviation of about 1.
     assert all(0.3 < std < 3 for std in records(log, "latents", "std"))
 
 
@@ -75,7 +78,7 @@ def test_exported_weights_do_not_say_where_they_were_made(trained):
 
 
 def test_refining_starts_from_the_exported_weights(trained):
-    """After one tiny step what is exported is still nearly what was refined."""
+    """After one tiny step, the exported weights are still nearly those that refining started from."""
     folder, refined = trained["folder"], ("--folder", str(trained["folder"] / "refined"), "--refine")
     for name in ("scorer.safetensors", "latents-0-of-1.pt", "vae"):
         (folder / "refined").mkdir(exist_ok=True)
@@ -123,7 +126,7 @@ def test_evaluation_asks_for_what_training_never_showed():
 def test_gradients_are_those_of_autograd_cut_to_the_norm(max_norm):
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.GELU(), torch.nn.Linear(4, 3))
     gradients = Gradients(lambda x: {"loss": model(x).square().sum()}, model.parameters(), max_norm)
-    gradients(torch.randn(7, 5))  # what an earlier batch left must not count
+    gradients(torch.randn(7, 5))  # the gradients of an earlier batch must not count
     x = torch.randn(7, 5)
     gradients(x)
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))

@@ -1,14 +1,17 @@
-"""The small world: what it may show, and that the videos really show it."""
+"""A scene of the small world shows only what is allowed, and its video really shows it."""
 
+import functools
 from itertools import combinations
 
 import pytest
 import torch
 
-from kandinsky_mini.world.render import render
+from kandinsky_mini.config import FPS
+from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
 
-HATS = {  # what a viewer would call these colours, in 0..255
+render = functools.partial(render_at, fps=FPS)
+HATS = {  # RGB values, in 0..255, that a viewer would call by these names
     "red": (226, 59, 46),
     "yellow": (255, 208, 18),
     "green": (31, 159, 79),
@@ -23,13 +26,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def hat_mask(videos: torch.Tensor, colour: str) -> torch.Tensor:
-    """Which pixels (B, T, H, W) of uint8 videos (B, 3, T, H, W) have the hat's colour."""
+    """Return which pixels (B, T, H, W) of uint8 videos (B, 3, T, H, W) have the hat's colour."""
     target = torch.tensor(HATS[colour]).view(1, 3, 1, 1, 1)
     return (videos.int() - target).abs().amax(1) <= 8
 
 
 def centre(mask: torch.Tensor, dim: int) -> torch.Tensor:
-    """Mean position (B, T) of the mask's pixels along x (dim -1) or y (dim -2, downwards)."""
+    """Return the mean position (B, T) of the mask's pixels along x (dim -1) or y (dim -2, downwards)."""
     where = torch.arange(mask.shape[dim]).float()
     along = mask.float().sum(-2 if dim == -1 else -1)
     return (along * where).sum(-1) / along.sum(-1)
@@ -84,8 +87,8 @@ def test_jumps_go_up_and_down():
     assert (y.amax(1) - y.amin(1) > 18).all()
     assert (x.amax(1) - x.amin(1) < 4).all()
     turns = (y.diff(dim=1).sign().diff(dim=1) != 0).sum(1)
-    assert (turns >= 2).all(), "it should go up, down and up again within a second"
-    assert (videos[:, :, :, 0] == videos[:, :, :1, 0]).all(), "a hop is cut off by the upper edge"
+    assert (turns >= 2).all(), "the animal should go up, down and up again within a second"
+    assert (videos[:, :, :, 0] == videos[:, :, :1, 0]).all(), "the upper edge cuts off a hop"
 
 
 def test_dances_sway_in_place():

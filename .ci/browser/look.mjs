@@ -1,6 +1,7 @@
 /**
- * Look at notebooks as a reader does: run copies of them in JupyterLab in a browser, move their widgets, save pictures.
- * Fails, naming notebook and cell, if a cell or a widget raises an error. (make screenshots)
+ * Look at notebooks as a reader does: run copies of them in JupyterLab in a browser, move their widgets, and save
+ * pictures. If a cell or a widget raises an error, the script names the notebook and the cell, and fails.
+ * `make screenshots` runs it on all notebooks.
  *
  *   node .ci/browser/look.mjs [--out runs/screenshots] [--timeout SECONDS] [notebooks/*.ipynb]
  */
@@ -16,7 +17,7 @@ import { parseArgs } from "node:util";
 
 import { chromium } from "playwright-core";
 
-/* global look: what page.js puts into the page */
+/* global look: page.js puts it into the page */
 const ROOT = join(import.meta.dirname, "../..");
 const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
 const FLAGS =
@@ -26,28 +27,28 @@ const FOLDERS =
   "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR " +
   "JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR";
 const SETTINGS = {
-  // Cells out of sight are there as well: to find their widgets, and to know how long the notebook is.
+  // The page keeps cells that are out of sight. Otherwise their widgets and the length of the notebook are unknown.
   "@jupyterlab/notebook-extension:tracker": { windowingMode: "none" },
   "@jupyterlab/apputils-extension:notification": { fetchNews: "false", checkForUpdates: false },
 };
 
-/** How to give each kind of widget another value. */
+/** For each kind of widget, a function that gives it another value. */
 const MOVES = {
   ".widget-toggle-buttons": (buttons) => buttons.locator("button:not(.mod-active)").first().click(),
   ".noUi-handle": async (handle) => {
     const value = () => handle.getAttribute("aria-valuenow");
     const start = await value();
     await handle.press("ArrowRight");
-    if ((await value()) === start) await handle.press("ArrowLeft"); // it stands at the right end
+    if ((await value()) === start) await handle.press("ArrowLeft"); // it was at its right end
   },
   ".widget-dropdown select": async (list) =>
     list.selectOption({ index: await list.evaluate((it) => (it.selectedIndex + 1) % it.length) }),
 };
 
-/** How to undo what was started; the newest is undone first. */
+/** Functions that undo what the script started. The newest is called first. */
 const endings = [];
 
-/** The first true value of `check`, or undefined after so many seconds. */
+/** Wait for a true value of `check` and return it, or return undefined after this many seconds. */
 async function until(check, seconds) {
   for (const end = Date.now() + 1000 * seconds; Date.now() < end; await sleep(100)) {
     const value = await check();
@@ -67,7 +68,7 @@ async function startBrowser(folder) {
     executablePath: findBrowser(),
     args: FLAGS.split(" "),
     viewport: { width: 1280, height: 1600 },
-    ...{ handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false }, // see the end of this file
+    ...{ handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false }, // the end of this file handles the signals
   });
   endings.push(() => starting.then((browser) => browser.close(), () => {}));
   const browser = await starting;
@@ -76,14 +77,14 @@ async function startBrowser(folder) {
   return browser;
 }
 
-/** Start JupyterLab in a folder, without the user's settings; its address and token, once it answers. */
+/** Start JupyterLab in a folder, without the user's settings. Return its address and token as soon as it answers. */
 async function startJupyterLab(folder) {
   const own = Object.fromEntries(FOLDERS.split(" ").map((name) => [name, join(folder, name)]));
   const settings = join(own.JUPYTER_CONFIG_DIR, "labconfig");
   await fs.mkdir(settings, { recursive: true });
   await fs.writeFile(join(settings, "default_setting_overrides.json"), JSON.stringify(SETTINGS));
 
-  // Detached: Ctrl-C reaches only this script, or JupyterLab would ask whether it is meant.
+  // JupyterLab is detached, so that Ctrl-C reaches only this script. Otherwise JupyterLab would ask for confirmation.
   const options = { cwd: folder, env: { ...process.env, ...own }, detached: true, stdio: ["ignore", "ignore", "pipe"] };
   const flags = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--expose-app-in-browser"];
   const server = spawn(join(ROOT, ".venv/bin/python"), ["-m", "jupyterlab", ...flags], options);
@@ -100,12 +101,12 @@ async function startJupyterLab(folder) {
 }
 
 async function stop(server) {
-  server.kill(); // with SIGTERM it ends its kernels first
+  server.kill(); // this sends SIGTERM, on which JupyterLab ends its kernels first
   await until(() => server.exitCode !== null || server.signalCode, 20);
   server.kill("SIGKILL");
 }
 
-/** Run all cells; what went wrong. */
+/** Run all cells, and return a list of problems. */
 async function runCells(page, seconds) {
   await Promise.race([page.evaluate(() => look.run()), sleep(1000 * seconds)]);
   const errors = await page.evaluate(() => look.errors());
@@ -118,7 +119,7 @@ async function runCells(page, seconds) {
   return Promise.all(missing.map((it) => it.evaluate((widget) => `${look.cellOf(widget)}: a widget is not shown`)));
 }
 
-/** Move every widget once; what went wrong. */
+/** Move every widget once, and return a list of problems. */
 async function moveWidgets(page) {
   const problems = [];
   for (const [kind, move] of Object.entries(MOVES)) {
@@ -135,12 +136,12 @@ async function moveWidgets(page) {
   return problems;
 }
 
-/** Save pictures of the whole notebook, name-01.png and so on, in place of earlier ones. */
+/** Save pictures of the whole notebook as name-01.png, name-02.png and so on. They replace earlier ones. */
 async function photograph(page, name, folder) {
   await fs.mkdir(folder, { recursive: true });
   const earlier = (await fs.readdir(folder)).filter((file) => file.startsWith(`${name}-`));
   await Promise.all(earlier.map((file) => fs.rm(join(folder, file))));
-  await page.mouse.move(0, 0); // what it points at looks different
+  await page.mouse.move(0, 0); // anything under the mouse looks different
   const starts = await page.evaluate(() => look.pageStarts());
   for (const [i, start] of starts.entries()) {
     await page.evaluate((top) => look.scrollTo(top), start);
@@ -148,7 +149,7 @@ async function photograph(page, name, folder) {
   }
 }
 
-/** Run a notebook, move its widgets, save its pictures; what went wrong. */
+/** Run a notebook, move its widgets, save its pictures, and return a list of problems. */
 async function lookAt(path, browser, { url, token }, { out, timeout }) {
   const page = await browser.newPage();
   await page.goto(`${url}doc/tree/notebooks/${encodeURIComponent(basename(path))}?token=${token}`);
@@ -170,9 +171,9 @@ async function main() {
 
   const folder = await fs.mkdtemp(join(os.tmpdir(), "look-"));
   endings.push(() => fs.rm(folder, { recursive: true, maxRetries: 10 }));
-  process.env.TMPDIR = folder; // so that what others forget there goes with it
+  process.env.TMPDIR = folder; // files that others forget there are removed with the folder
   for (const path of notebooks) await fs.cp(path, join(folder, "notebooks", basename(path)));
-  await fs.symlink(join(ROOT, "assets"), join(folder, "assets")); // for pictures in the text
+  await fs.symlink(join(ROOT, "assets"), join(folder, "assets")); // the text of the notebooks shows pictures from there
   const browser = await startBrowser(folder);
   const jupyterLab = await startJupyterLab(folder);
   for (const path of notebooks) {

@@ -1,4 +1,4 @@
-/** What look.mjs calls in the page of a notebook, as `look`. JupyterLab shows its inside as `jupyterapp`. */
+/** Functions that look.mjs calls, as `look`, in the page of a notebook. JupyterLab exposes itself as `jupyterapp`. */
 
 /* global jupyterapp */
 const notebook = () => jupyterapp.shell.currentWidget;
@@ -9,7 +9,7 @@ const nameOf = (cell) =>
   cell ? `cell [${cell.model.executionCount ?? "*"}] ${source(cell).split("\n")[0]}` : "no cell";
 const around = (element) => element && cells().find(({ node }) => node.contains(element));
 
-// What the kernel says, since an error in a widget's callback is shown in no cell.
+// Errors are taken from the kernel's messages, because no cell shows an error in a widget's callback.
 const heard = [];
 const listen = (_, { header, parent_header, content }) => {
   if (header.msg_type !== "error") return;
@@ -29,20 +29,20 @@ window.look = {
   cellOf: (element) => nameOf(around(element)),
   unfinished: () => cells().filter((cell) => cell.model.executionCount === null && source(cell).trim()).map(nameOf),
 
-  /** Errors since the last call; those of no cell are the widget's. */
+  /** Return the errors since the last call. Errors that belong to no cell are the widget's. */
   errors: (widget) => heard.splice(0).map(({ cell, error }) => `${nameOf(cell ?? around(widget))}: ${error}`),
 
-  /** Wait until the kernel has dealt with all that it was sent. */
+  /** Wait until the kernel has handled everything that it was sent. */
   settle: () => notebook().sessionContext.session.kernel.requestExecute({ code: "", silent: true }).done.then(() => {}),
 
-  /** What the cell of a widget shows, without lists and sliders: these change even if the kernel is dead. */
+  /** Return what the widget's cell shows, without lists and sliders, which change even if the kernel is dead. */
   shownBeside(widget) {
     const shown = widget.closest(".jp-Cell-outputArea").cloneNode(true);
     shown.querySelectorAll(".widget-dropdown, .widget-slider").forEach((control) => control.remove());
     return shown.innerHTML;
   },
 
-  /** Where pages begin: at a cell, so that only a cell longer than a page is cut. */
+  /** Return where pages begin. They begin at a cell, so that only a cell longer than a page is cut. */
   pageStarts() {
     const height = scroller().clientHeight;
     const origin = scroller().getBoundingClientRect().top - scroller().scrollTop;

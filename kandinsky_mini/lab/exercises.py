@@ -1,4 +1,4 @@
-"""Exercises that grade themselves: right values on every rank, and no more communication than it takes."""
+"""Exercises that grade themselves: the values must be right on every rank, with no more communication than needed."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
-from .ledger import Entry, Ledger, summary
-from .simulation import SimulatedRanks
+from ..parallel.ledger import Entry, Ledger, summary
+from ..parallel.simulation import SimulatedRanks
 
 Target = Sequence[tuple[str, int]]  # collectives, each as (name, payload in bytes)
 
@@ -20,16 +20,20 @@ def grade(
 ) -> None:
     """Run function(mesh, *inputs) on simulated ranks, and print what is right or still wrong. It never raises.
 
-    expected: what each rank should give. target: the collectives that it should take.
-    A function that gives `...` has not been tried yet.
+    A function that returns `...` counts as not tried yet.
+
+    Args:
+        expected: what each rank should return.
+        target: the collectives that this should take.
+        hint: printed behind everything that is wrong.
     """
-    ledger = Ledger(ranks)
+    ledger = Ledger()
 
     def counted(mesh, *inputs):
         with ledger:
             return function(mesh, *inputs)
 
-    print(_verdict(counted, inputs, ledger, expected, target, hint))
+    print(_verdict(counted, inputs, ranks, ledger, expected, target, hint))
 
 
 def grade_plan(
@@ -41,13 +45,14 @@ def grade_plan(
     expected: Sequence[torch.Tensor] | None = None,
     hint: str = "",
 ) -> None:
-    """Shard the model by the plan, and grade its forward, as `grade` does; `...` is a plan not tried yet.
+    """Shard the model by the plan, and grade its forward as `grade` does. All linear layers must be split.
 
-    All linear layers must be split.
+    A plan of `...` counts as not tried yet.
 
-    expected: what each rank should give; by default what the unsharded model gives.
+    Args:
+        expected: what each rank should return, by default what the unsharded model does.
     """
-    ledger = Ledger(ranks)
+    ledger = Ledger()
     if expected is None:
         with torch.no_grad():
             expected = [model(*inputs)] * ranks
@@ -55,23 +60,31 @@ def grade_plan(
     def sharded(mesh, *inputs):
         if plan is ...:
             return ...
-        split = parallelize_module(copy.deepcopy(model), mesh, plan)  # hands out the weights, once: not counted
+        split = parallelize_module(
+            copy.deepcopy(model), mesh, plan
+        )  # this hands out the weights, once, and is not counted
         for name, layer in split.named_modules():
             if isinstance(layer, nn.Linear) and not isinstance(layer.weight, DTensor):
                 raise ValueError(f"the linear layer {name} is not split")
         with ledger:
             return split(*inputs)
 
-    print(_verdict(sharded, inputs, ledger, expected, target, hint))
+    print(_verdict(sharded, inputs, ranks, ledger, expected, target, hint))
 
 
 def _verdict(
-    function: Callable, inputs: tuple, ledger: Ledger, expected: Sequence[torch.Tensor], target: Target, hint: str
+    function: Callable,
+    inputs: tuple,
+    ranks: int,
+    ledger: Ledger,
+    expected: Sequence[torch.Tensor],
+    target: Target,
+    hint: str,
 ) -> str:
-    goal = summary([Entry("", *collective) for collective in target])
+    goal = summary([Entry("", *collective, ranks) for collective in target])
     try:
-        outputs = SimulatedRanks(ledger.ranks).run(function, *inputs)
-    except Exception as error:  # any mistake of a learner's is for the learner to read
+        outputs = SimulatedRanks(ranks).run(function, *inputs)
+    except Exception as error:  # whatever it is, it is for the learner to read
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
         return f"not yet: {type(error).__name__}: {reason}. {hint}".rstrip()
     if all(output is ... for output in outputs):
@@ -85,7 +98,7 @@ def _verdict(
 
 
 def _difference(output: Any, right: torch.Tensor) -> str:
-    """What is wrong with a rank's output; nothing if it is right."""
+    """Return what is wrong with a rank's output, or "" if it is right."""
     if not isinstance(output, torch.Tensor):
         return f"gives {type(output).__name__}, not a tensor"
     if output.shape != right.shape:

@@ -1,4 +1,4 @@
-"""Guess before you measure: a question with buttons, whose answer is shown beside the guess later."""
+"""Guess before you measure: a question with buttons, and later the answer beside the guess."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ from IPython.display import display
 
 
 class Prediction:
-    """A guess: None until a button is pressed."""
+    """A question that waits for a guess, which is None until a button is pressed."""
 
     def __init__(self, question: str, choices: Sequence[str]):
         self.choices = list(choices)
         self._buttons = ipywidgets.ToggleButtons(options=self.choices, value=None, layout={"margin": "8px 0 0 6px"})
         self._buttons.style.button_width = "auto"
-        print(question, *(f"- {choice}" for choice in self.choices), sep="\n")  # also where no widget shows
+        # The question is printed as well, for readers whose page shows no widgets.
+        print(question, *(f"- {choice}" for choice in self.choices), sep="\n")
         display(self._buttons)
 
     @property
@@ -21,10 +22,10 @@ class Prediction:
         return self._buttons.value
 
     def reveal(self, measured: str) -> None:
-        """Print what was measured beside the guess.
+        """Print the measured answer beside the guess.
 
         Raises:
-            ValueError: what was measured is none of the choices, so that nobody could have guessed it.
+            ValueError: the measured answer is not among the choices, so that nobody could have guessed it.
         """
         if measured not in self.choices:
             raise ValueError(f"measured {measured!r}, which is none of {self.choices}")
@@ -33,5 +34,5 @@ class Prediction:
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:
-    """Ask, with a button for each choice; `reveal(measured)` of what it returns shows guess and answer."""
+    """Ask a question with a button for each choice. Call `reveal(measured)` on the result to show guess and answer."""
     return Prediction(question, choices)

@@ -1,4 +1,4 @@
-"""Ranks that are real processes, started from a notebook: ipyparallel's engines, joined as torchrun's workers are."""
+"""Ranks that are real processes, started from a notebook: ipyparallel's engines, joined like torchrun's workers."""
 
 import atexit
 import logging
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -16,18 +17,21 @@ import torch
 import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
-from .local import local_value
+from ..parallel.groups import join_group
+from ..parallel.layout import ParallelLayout
+from ..parallel.tensors import local_value
 
-START_SECONDS = 120  # engines import torch first
-RUN_SECONDS = 120  # a run that takes longer is given up
+START_SECONDS = 120  # for the engines, which import torch first
+RUN_SECONDS = 120  # for a run; one that takes longer is given up
+WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
 class RanksError(RuntimeError):
-    """What went wrong on which rank."""
+    """The message says what went wrong on which rank."""
 
 
 class ProcessRanks:
-    """See `lab.ranks`. Started by the constructor; one set at a time, so starting again stops the one before.
+    """The real processes of `lab.ranks`. There is one set of them at a time: starting a new one stops the one before.
 
     wait_seconds is how long a rank waits for the others in a collective before it gives up.
     """
@@ -41,10 +45,10 @@ class ProcessRanks:
         self._joined = False
         folder = tempfile.mkdtemp(prefix="ranks-")
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "kandinsky_mini.lab.watchdog", folder],
+            [sys.executable, str(WATCHDOG), folder],
             stdin=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # whoever kills or interrupts the notebook's group spares it
+            start_new_session=True,  # so that it survives when the notebook's group is killed or interrupted
         )
         self._cluster = ipyparallel.Cluster(n=count, profile_dir=folder, log_level=logging.ERROR)
         ProcessRanks._running = self
@@ -65,12 +69,13 @@ class ProcessRanks:
         return f"{self.count} ranks, each a process of its own, which talk through gloo"
 
     def run(self, function: Callable, *inputs: Any) -> list:
-        """function(mesh, *inputs) on every rank, without gradients: one output for each. What ranks print follows.
+        """Call function(mesh, *inputs) on every rank, without gradients, and return one output for each rank.
 
-        Tensors in the output are the rank's own, of a DTensor its shard.
+        A tensor in the output is the rank's own, and for a DTensor its shard. What the ranks print appears in their
+        order.
 
         Raises:
-            RanksError: the function failed or waited in vain on some rank. The ranks can be used again.
+            RanksError: on some rank the function failed, or waited in vain. The ranks can be used again.
         """
         if ProcessRanks._running is not self:
             raise RanksError("these ranks are stopped: start some with lab.ranks")
@@ -82,13 +87,13 @@ class ProcessRanks:
         return [cloudpickle.loads(output) for output in outputs]
 
     def stop(self) -> None:
-        """End the processes and remove their files; nothing happens the second time."""
+        """End the processes and remove their files. A second call does nothing."""
         if ProcessRanks._running is not self:
             return
         ProcessRanks._running = None
         atexit.unregister(self.stop)
         self._cluster.stop_cluster_sync()
-        self._watchdog.communicate()  # ends whatever is left
+        self._watchdog.communicate()  # it ends whatever is left
 
     def __enter__(self) -> "ProcessRanks":
         return self
@@ -100,7 +105,7 @@ class ProcessRanks:
         print(*pids, sep="\n", file=self._watchdog.stdin, flush=True)
 
     def _join(self) -> None:
-        """Make the ranks a group, as a launcher does: it holds the store, on a port that is surely free."""
+        """Make the ranks a group. This process holds the store, as a launcher does, on a port that is free."""
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         common = {
             "WORLD_SIZE": self.count,
@@ -114,7 +119,7 @@ class ProcessRanks:
         self._joined = True
 
     def _on_all(self, function: Callable, values: list) -> list:
-        """function(value) on each rank, and what the ranks printed, in their order."""
+        """Call function(value) on each rank, and print what the ranks print, in their order."""
         engines = sorted(self._client.ids)
         pending = [self._client[i].apply_async(function, value) for i, value in zip(engines, values, strict=True)]
         self._client.wait(pending, timeout=RUN_SECONDS)
@@ -123,7 +128,7 @@ class ProcessRanks:
             self.stop()
             raise RanksError(f"no answer from {named(waiting)} within {RUN_SECONDS} s: all ranks are stopped")
         for rank, result in enumerate(pending):
-            result.wait_for_output(10)  # it comes by another way than the result
+            result.wait_for_output(10)  # it travels separately from the result
             for line in result.stdout.splitlines():
                 print(f"rank {rank}: {line}")
         errors = {rank: result.exception() for rank, result in enumerate(pending) if result.exception()}
@@ -133,11 +138,11 @@ class ProcessRanks:
 
 
 def describe(count: int, errors: dict[int, Exception], wait_seconds: float) -> str:
-    """One line for each rank; first, whether some waited for others that never came."""
+    """Say in one line for each rank how it ended, and first of all if some waited for others that never came."""
     ends = [_first_line(errors[rank]) if rank in errors else "returned" for rank in range(count)]
     lines = [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
     if any(re.search(r"[Tt]imed out", str(error)) for error in errors.values()):
-        # When one gives up, another that waits may lose the connection to it first.
+        # When one rank gives up, another one that waits may lose its connection before its own time is over.
         missing = [rank for rank in range(count) if rank not in errors]
         whom = named(missing) if missing else "one another"
         lines.insert(0, f"a hang: {named(list(errors))} waited {wait_seconds:g} s for {whom}")
@@ -145,21 +150,19 @@ def describe(count: int, errors: dict[int, Exception], wait_seconds: float) -> s
 
 
 def named(ranks: list[int]) -> str:
-    """rank 2; ranks 0, 1 and 3."""
+    """Put ranks into words: "rank 2", or "ranks 0, 1 and 3"."""
     *most, last = map(str, ranks)
     return f"ranks {', '.join(most)} and {last}" if most else f"rank {last}"
 
 
 def _first_line(error: Exception) -> str:
-    """Without the engine's number and the line of C++ that ipyparallel and gloo put before it."""
+    """Return the first line without what ipyparallel and gloo put before it: an engine's number, a line of C++."""
     return re.sub(r"\[(?:\d+:\w+|/\S+:\d+)\] ", "", str(error).strip().splitlines()[0])
 
 
 def _join(environment: dict[str, Any]) -> None:
-    """On a rank: leave the group before, if any, and join the new one."""
+    """Run on a rank: leave an earlier group, and join the new one."""
     os.environ.update({name: str(value) for name, value in environment.items()})
-    from ..distributed import join_group  # only now: it reads its timeout from the environment
-
     torch.set_num_threads(1)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -167,10 +170,8 @@ def _join(environment: dict[str, Any]) -> None:
 
 
 def _run(payload: bytes) -> bytes:
-    """On a rank: call the function, and give back what it gave."""
-    from ..distributed import tensor_parallel_mesh
-
+    """Run on a rank: call the function, and return its output."""
     function, inputs = cloudpickle.loads(payload)
     with torch.no_grad():
-        output = function(tensor_parallel_mesh("cpu")["tensor_parallel"], *inputs)
+        output = function(ParallelLayout("tp", dist.get_world_size()).device_mesh("cpu"), *inputs)
         return cloudpickle.dumps(pytree.tree_map(local_value, output))

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with our names or with the released ones.
+"""Weights on disk: safetensors files with our names or with the released ones.
 
 In the talk, the output projection of an attention is a module of the block. In the released checkpoints, and in
 diffusers' Kandinsky5Transformer3DModel, it belongs to the attention. That is the only difference:
@@ -8,94 +8,95 @@ diffusers' Kandinsky5Transformer3DModel, it belongs to the attention. That is th
     out_layer_cross.*   <->  cross_attention.out_layer.*
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .dit import float32_parameters
+
 RENAMED = {
     "out_layer_self.": "self_attention.out_layer.",
     "out_layer_cross.": "cross_attention.out_layer.",
 }
+Slices = tuple[slice, ...]
+# Makes a new tensor for a parameter. It is given the parameter, and a function that reads slices of the stored tensor.
+Place = Callable[[torch.Tensor, Callable[[Slices], torch.Tensor]], torch.Tensor]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or made for another model. Names the file and the keys."""
+    """A checkpoint is missing, damaged, or made for another model. The message names the file and the keys."""
 
 
 def to_released(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our names -> released names."""
+    """Rename the keys from our names to the released ones."""
     return {_rename(key, RENAMED): value for key, value in state_dict.items()}
 
 
 def from_released(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Released names -> our names; names that are ours already stay."""
-    ours = {released: name for name, released in RENAMED.items()}
-    return {_rename(key, ours): value for key, value in state_dict.items()}
+    """Rename the keys from the released names to ours. Names that are ours already stay."""
+    return {_our_name(key): value for key, value in state_dict.items()}
+
+
+def _our_name(key: str) -> str:
+    return _rename(key, {released: ours for ours, released in RENAMED.items()})
 
 
 def _rename(key: str, names: dict[str, str]) -> str:
     for old, new in names.items():
-        # A whole name, not the end of one: the model's own out_layer stays what it is.
+        # The dot makes sure that a whole name matches: the model's own out_layer keeps its name.
         if f".{old}" in key:
             return key.replace(f".{old}", f".{new}")
     return key
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load a .safetensors file, or a folder of them, into the model; both ways of naming are read.
+def read_whole(parameter: torch.Tensor, read: Callable[[Slices], torch.Tensor]) -> torch.Tensor:
+    """Read all of a tensor to the CPU, in the parameter's dtype."""
+    return read(tuple(slice(0, length) for length in parameter.shape)).to(parameter.dtype)
 
-    Everything is checked before the first weight is copied: a model is loaded wholly or not at all.
+
+def load_checkpoint(model: nn.Module, path: str | Path, place: Place = read_whole) -> nn.Module:
+    """Load a .safetensors file, or a folder of them, into the model, with our names or the released ones.
+
+    Everything is checked before the first weight is read, and the model is loaded completely or not at all. Values go
+    straight from the file's dtype to the parameter's. The model may be on the meta device, without memory of its own.
+
+    Args:
+        place: makes the new parameter; by default it is read whole, to the CPU. A sharded model reads its slices only.
 
     Raises:
-        CheckpointError: no such file, a damaged file, missing or unknown keys, wrong shapes.
+        CheckpointError: the path does not exist, a file is damaged, keys are missing or unknown, or shapes differ.
     """
-    files = _files(Path(path))
-    state_dict, origin = {}, {}
-    for file in files:
-        tensors = from_released(_read(file))
-        state_dict |= tensors
-        origin |= dict.fromkeys(tensors, file)
-
-    own = model.state_dict()
-    missing = [key for key in own if key not in state_dict]
-    unknown = [key for key in state_dict if key not in own]
-    misfits = [
-        f"{key}: {tuple(state_dict[key].shape)} in {origin[key]}, the model wants {tuple(own[key].shape)}"
-        for key in own
-        if key in state_dict and state_dict[key].shape != own[key].shape
-    ]
-    if missing or unknown or misfits:
-        raise CheckpointError(
-            f"{path} does not fit this model.\n"
-            + _listing("missing", missing)
-            + _listing("unknown", unknown)
-            + _listing("wrong shape", misfits)
-        )
-    # Assigned, not copied: the model may be on the meta device, without memory of its own.
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state_dict.items()}, assign=True)
+    own, stored = model.state_dict(), {}
+    for file in _files(Path(path)):
+        tensors = _open(file)
+        stored |= {_our_name(key): (file, tensors, key) for key in tensors.keys()}
+    _compare(own, stored, path)
+    values = {name: place(value, partial(_read, *stored[name])) for name, value in own.items()}
+    model.load_state_dict(values, assign=True)
     return model
 
 
 def check_files(path: str | Path) -> None:
-    """Whether a file, or a folder's files, are there and whole; reads their headers only.
+    """Check that a file, or every file of a folder, exists and is complete. Only the headers are read.
 
     Raises:
-        CheckpointError: no such file, a damaged file.
+        CheckpointError: there is no such file, or it is damaged.
     """
     for file in _files(Path(path)):
-        with _open(file):
-            pass
+        _open(file)
 
 
 def load_pretrained(kind: type, folder: Path, **options: object):
-    """kind.from_pretrained(folder) of transformers and diffusers, which by themselves draw missing weights at random.
+    """Call kind.from_pretrained(folder) of transformers or diffusers, but refuse a folder in which weights are missing.
+
+    By themselves these libraries fill in missing weights at random.
 
     Raises:
-        CheckpointError: whatever keeps it from loading, and missing keys; names the folder.
+        CheckpointError: the folder cannot be loaded, or weights are missing. The message names the folder.
     """
     strict = {"output_loading_info": True} if issubclass(kind, nn.Module) else {}
     try:
@@ -110,13 +111,18 @@ def load_pretrained(kind: type, folder: Path, **options: object):
     return model
 
 
-def save_checkpoint(model: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:
-    """Write the weights in bfloat16 as safetensors shards with the released names."""
+def save_checkpoint(dit: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:
+    """Write a CrossDiT as safetensors shards with the released names and dtypes.
+
+    Weights are stored in bfloat16, except those that the model computes with in float32: these stay exact.
+    """
     from huggingface_hub import save_torch_state_dict
 
-    tensors = {key: value.to(torch.bfloat16) for key, value in to_released(model.state_dict()).items()}
+    kept = float32_parameters(dit)
+    tensors = {name: value if name in kept else value.bfloat16() for name, value in dit.state_dict().items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, folder, filename_pattern="dit{suffix}.safetensors", max_shard_size=max_shard_size)
+    pattern = {"filename_pattern": "dit{suffix}.safetensors", "max_shard_size": max_shard_size}
+    save_torch_state_dict(to_released(tensors), folder, **pattern)
 
 
 def _files(path: Path) -> list[Path]:
@@ -128,18 +134,37 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> dict[str, torch.Tensor]:
-    with _open(file) as tensors:
-        return {key: tensors.get_tensor(key) for key in tensors.keys()}
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[safe_open]:
+def _open(file: Path) -> safe_open:
     try:
-        with safe_open(file, "pt") as tensors:
-            yield tensors
+        return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def _read(file: Path, tensors: safe_open, key: str, part: Slices) -> torch.Tensor:
+    try:
+        return tensors.get_slice(key)[part] if part else tensors.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: cannot read {key}: {error}") from error
+
+
+def _compare(own: dict[str, torch.Tensor], stored: dict[str, tuple], path: str | Path) -> None:
+    """Raise unless the stored tensors are exactly the model's own, by name and by shape."""
+    missing = [name for name in own if name not in stored]
+    unknown = [name for name in stored if name not in own]
+    misfits = []
+    for name in own.keys() & stored.keys():
+        file, tensors, key = stored[name]
+        shape, wanted = tuple(tensors.get_slice(key).get_shape()), tuple(own[name].shape)
+        if shape != wanted:
+            misfits.append(f"{name}: {shape} in {file}, the model wants {wanted}")
+    if missing or unknown or misfits:
+        raise CheckpointError(
+            f"{path} does not fit this model.\n"
+            + _listing("missing", missing)
+            + _listing("unknown", unknown)
+            + _listing("wrong shape", sorted(misfits))
+        )
 
 
 def _listing(what: str, keys: list[str], most: int = 5) -> str:

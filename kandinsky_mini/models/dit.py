@@ -1,13 +1,13 @@
 """The CrossDiT of Kandinsky 5: a diffusion transformer whose visual tokens attend to the text.
 
-One class for every size: "mini" (10 million parameters, trained here) and the released "lite" (2 billion).
-Module names are those of the talk. It runs on one device and imports nothing of torch.distributed;
-models/parallelize.py says how it is sharded.
+One class serves every size, from mini (10 million parameters, trained here) to the released lite (2 billion). Modules
+have the talk's names. The model runs on one device and knows nothing of ranks; parallelize.py says how it is sharded.
 """
 
 import torch
 from torch import nn
 
+from ..config import DiTConfig
 from .nn import (
     FeedForward,
     Modulation,
@@ -25,7 +25,7 @@ from .nn import (
 
 
 class TransformerEncoderBlock(nn.Module):
-    """A block on text tokens: text_embed (..., L, D) -> (..., L, D)."""
+    """A block on text tokens: x (..., L, D), time_embed (..., 1, time_dim) -> (..., L, D)."""
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
         super().__init__()
@@ -47,7 +47,10 @@ class TransformerEncoderBlock(nn.Module):
 
 
 class TransformerDecoderBlock(nn.Module):
-    """A block on visual tokens, which attend to each other and to the text: x (..., S, D) -> (..., S, D)."""
+    """A block on visual tokens, which attend to one another and to the text.
+
+    x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim) -> (..., S, D)
+    """
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
         super().__init__()
@@ -80,46 +83,41 @@ class TransformerDecoderBlock(nn.Module):
 
 
 class DiffusionTransformer3D(nn.Module):
-    """Predicts the velocity of a noisy latent. The arguments are those of `dit` in configs/*.yaml."""
+    """Predict the velocity of a noisy latent.
 
-    def __init__(
-        self,
-        in_visual_dim: int,
-        in_text_dim: int,
-        in_text_dim2: int,
-        time_dim: int,
-        out_visual_dim: int,
-        patch_size: tuple[int, int, int],
-        model_dim: int,
-        ff_dim: int,
-        num_text_blocks: int,
-        num_visual_blocks: int,
-        axes_dims: tuple[int, int, int],
-        visual_cond: bool,
-    ):
+    Raises:
+        ValueError: model_dim is not a multiple of head_dim.
+    """
+
+    def __init__(self, config: DiTConfig):
         super().__init__()
-        head_dim = sum(axes_dims)
-        if model_dim % head_dim:
-            raise ValueError(f"model_dim {model_dim} is not a multiple of the head dimension {head_dim}")
-        self.in_visual_dim = in_visual_dim
-        self.patch_size = patch_size
-        self.visual_cond = visual_cond
+        if config.model_dim % config.head_dim:
+            raise ValueError(f"model_dim {config.model_dim} is not a multiple of the head dimension {config.head_dim}")
+        self.config = config
+        model_dim, time_dim = config.model_dim, config.time_dim
 
         # With visual_cond the model also sees a latent to continue from and a mask that says where it counts.
-        visual_dim = 2 * in_visual_dim + 1 if visual_cond else in_visual_dim
+        visual_dim = 2 * config.in_visual_dim + 1 if config.visual_cond else config.in_visual_dim
         self.time_embeddings = TimeEmbeddings(model_dim, time_dim)
-        self.text_embeddings = TextEmbeddings(in_text_dim, model_dim)
-        self.pooled_text_embeddings = TextEmbeddings(in_text_dim2, time_dim)
-        self.visual_embeddings = VisualEmbeddings(visual_dim, model_dim, patch_size)
-        self.text_rope_embeddings = RoPE1D(head_dim)
-        self.visual_rope_embeddings = RoPE3D(axes_dims)
+        self.text_embeddings = TextEmbeddings(config.in_text_dim, model_dim)
+        self.pooled_text_embeddings = TextEmbeddings(config.in_text_dim2, time_dim)
+        self.visual_embeddings = VisualEmbeddings(visual_dim, model_dim, config.patch_size)
+        self.text_rope_embeddings = RoPE1D(config.head_dim)
+        self.visual_rope_embeddings = RoPE3D(config.axes_dims)
 
-        sizes = (model_dim, time_dim, ff_dim, head_dim)
-        self.text_transformer_blocks = nn.ModuleList(TransformerEncoderBlock(*sizes) for _ in range(num_text_blocks))
-        self.visual_transformer_blocks = nn.ModuleList(
-            TransformerDecoderBlock(*sizes) for _ in range(num_visual_blocks)
+        sizes = (model_dim, time_dim, config.ff_dim, config.head_dim)
+        self.text_transformer_blocks = nn.ModuleList(
+            TransformerEncoderBlock(*sizes) for _ in range(config.num_text_blocks)
         )
-        self.out_layer = OutLayer(model_dim, time_dim, out_visual_dim, patch_size)
+        self.visual_transformer_blocks = nn.ModuleList(
+            TransformerDecoderBlock(*sizes) for _ in range(config.num_visual_blocks)
+        )
+        self.out_layer = OutLayer(model_dim, time_dim, config.out_visual_dim, config.patch_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that tokens are computed in."""
+        return self.visual_embeddings.in_layer.weight.dtype
 
     def forward(
         self,
@@ -131,11 +129,16 @@ class DiffusionTransformer3D(nn.Module):
         text_rope_pos: torch.Tensor,
         scale_factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> torch.Tensor:
-        """Velocity (..., T, H, W, out_visual_dim) of the latent x.
+        """Return the velocity (..., T, H, W, out_visual_dim) of a latent.
 
-        x (..., T, H, W, C), C = in_visual_dim, or 2 * in_visual_dim + 1 with visual_cond;
-        text_embed (..., L, in_text_dim); pooled_text_embed (..., 1, in_text_dim2); time (..., 1) in 0 to 1000;
-        visual_rope_pos: positions of the patches along time, height and width; text_rope_pos (L,).
+        Args:
+            x: the latent (..., T, H, W, C). C is in_visual_dim, or 2 * in_visual_dim + 1 with visual_cond.
+            text_embed: (..., L, in_text_dim).
+            pooled_text_embed: (..., 1, in_text_dim2).
+            time: (..., 1), from 0 for a clean latent to 1000 for noise.
+            visual_rope_pos: the positions of the patches along time, height and width.
+            text_rope_pos: (L,).
+            scale_factor: divides the RoPE angles of time, height and width.
         """
         time_embed = self.time_embeddings(time) + self.pooled_text_embeddings(pooled_text_embed)
 
@@ -152,11 +155,35 @@ class DiffusionTransformer3D(nn.Module):
         return self.out_layer(visual_embed, time_embed, tuple(len(pos) for pos in visual_rope_pos))
 
 
-def compile_blocks(dit: DiffusionTransformer3D) -> DiffusionTransformer3D:
-    """Compile the visual block, as one full graph that all blocks share; in place, before or after sharding.
+# The released model computes these modules in float32 whatever dtype the rest has.
+FLOAT32_MODULES = ("time_embeddings", "modulation", "query_norm", "key_norm")
 
-    The first forward then takes longer: seconds to a minute.
+
+def float32_parameters(dit: nn.Module) -> set[str]:
+    """Return the names of the parameters that belong to FLOAT32_MODULES."""
+    return {
+        f"{name}.{parameter}"
+        for name, module in dit.named_modules()
+        if name.endswith(FLOAT32_MODULES)
+        for parameter, _ in module.named_parameters()
+    }
+
+
+def set_dtype(dit: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights to dtype in place, but leave those of FLOAT32_MODULES as they are.
+
+    Casting these as well and back again would round them: the model would no longer be exactly the released one.
+    """
+    kept = float32_parameters(dit)
+    for name, parameter in dit.named_parameters():
+        if name not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+def compile_blocks(dit: DiffusionTransformer3D) -> None:
+    """Compile the visual block in place, before or after sharding, as one full graph that all visual blocks share.
+
+    The next forward then takes longer, between seconds and a minute.
     """
     for block in dit.visual_transformer_blocks:
         block.compile(fullgraph=True)
-    return dit

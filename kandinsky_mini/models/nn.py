@@ -1,37 +1,39 @@
-"""The parts of the CrossDiT. Nothing here knows about parallelism: a plan can shard every module from outside.
+"""The parts of the CrossDiT. Nothing here knows about parallelism: plans shard these modules from the outside.
 
-Shapes: tokens are unbatched, (S, D). Every module also takes leading dimensions, (..., S, D), for training.
-Embeddings of time and pooled text keep a token dimension of one, (..., 1, D), so that they broadcast over tokens.
-Numerics follow the released model: norms, modulation, RoPE and residual sums in float32, the rest in x's dtype.
+Tokens are unbatched, (S, D); for training every module also takes leading dimensions, (..., S, D). The embeddings of
+time and pooled text keep a token dimension of one, (..., 1, D), so that they broadcast over tokens.
+
+As in the released model, norms, modulation, RoPE and residual sums are computed in float32, and the rest in x's dtype.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .attention import Attention
+
 
 def frequencies(n: int, device: torch.device, max_period: float = 10_000.0) -> torch.Tensor:
-    """n frequencies (n,), from 1 down to 1 / max_period, as in "Attention is all you need"."""
+    """Return n frequencies (n,) that fall from 1 towards 1 / max_period, as in "Attention is all you need"."""
     return torch.exp(-math.log(max_period) * torch.arange(n, dtype=torch.float32, device=device) / n)
 
 
 def modulate(norm: nn.LayerNorm, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Normalise each token of x (..., S, D), then scale and shift it; shift and scale are (..., 1, D)."""
+    """Normalise each token of x (..., S, D), then scale and shift it. shift and scale are (..., 1, D)."""
     return (norm(x.float()) * (scale.float() + 1.0) + shift.float()).type_as(x)
 
 
 def gated_sum(x: torch.Tensor, out: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """The residual connection x + gate * out; gate is (..., 1, D)."""
+    """Return the residual connection x + gate * out. gate is (..., 1, D)."""
     return (x.float() + gate.float() * out.float()).type_as(x)
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-    """Apply RoPE: turn each pair of channels of x (..., S, heads, head_dim) by its angle.
+    """Apply RoPE: rotate each pair of channels of x (..., S, heads, head_dim) by its angle.
 
-    rope is (S, 1, head_dim / 2, 2): cosine and sine of the angle of every token and pair.
+    rope is (S, 1, head_dim / 2, 2): the cosine and the sine of the angle for every token and pair.
     """
     cos, sin = rope.unbind(-1)
     a, b = rearrange(x.float(), "... (pair two) -> ... pair two", two=2).unbind(-1)
@@ -40,7 +42,7 @@ def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 
 class TimeEmbeddings(nn.Module):
-    """time (..., 1), in thousandths: 0 is clean, 1000 is noise -> (..., 1, time_dim)."""
+    """time (..., 1), from 0 for a clean latent to 1000 for noise -> (..., 1, time_dim)."""
 
     def __init__(self, model_dim: int, time_dim: int):
         super().__init__()
@@ -68,7 +70,7 @@ class TextEmbeddings(nn.Module):
 
 
 class VisualEmbeddings(nn.Module):
-    """Latent (..., T, H, W, C) -> tokens (..., S, model_dim), one token for each patch, in the order t, h, w."""
+    """Latent (..., T, H, W, C) -> tokens (..., S, model_dim), one for each patch, ordered by t, then h, then w."""
 
     def __init__(self, visual_dim: int, model_dim: int, patch_size: tuple[int, int, int]):
         super().__init__()
@@ -96,8 +98,8 @@ class RoPE1D(nn.Module):
 class RoPE3D(nn.Module):
     """Positions of frames (T,), rows (H,) and columns (W,) -> rope (T * H * W, 1, head_dim / 2, 2).
 
-    axes_dims says how many channels of a head tell the time, the row and the column; scale_factor divides
-    the three positions' angles, so that a larger picture can use the angles of a smaller one.
+    axes_dims says how many channels of a head encode the frame, the row and the column. scale_factor divides the
+    angles of these three positions, so that a larger picture can use the range of angles of a smaller one.
     """
 
     def __init__(self, axes_dims: tuple[int, int, int]):
@@ -117,9 +119,9 @@ class RoPE3D(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Time embedding (..., 1, time_dim) -> num_params * model_dim shifts, scales and gates.
+    """Time embedding (..., 1, time_dim) -> shifts, scales and gates (..., 1, num_params * model_dim).
 
-    Starts at zero, which makes a fresh block the identity.
+    It starts at zero, which makes a fresh block the identity.
     """
 
     def __init__(self, time_dim: int, model_dim: int, num_params: int):
@@ -133,20 +135,8 @@ class Modulation(nn.Module):
         return self.out_layer(self.activation(time_embed))
 
 
-class Attention(nn.Module):
-    """Scaled dot-product attention, q, k, v (..., S, heads, head_dim) -> (..., S, heads, head_dim).
-
-    A module of its own, without parameters, so that a plan can re-shard what goes in and what comes out.
-    """
-
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        # The fast kernels want exactly one batch dimension, and heads before tokens.
-        batched = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
-        return F.scaled_dot_product_attention(*batched).transpose(1, 2).reshape(q.shape)
-
-
 class MultiheadSelfAttention(nn.Module):
-    """x (..., S, D), rope (S, 1, head_dim / 2, 2) -> heads side by side (..., S, D), not yet projected."""
+    """x (..., S, D), rope (S, 1, head_dim / 2, 2) -> all heads side by side (..., S, D), not yet projected."""
 
     def __init__(self, num_channels: int, head_dim: int):
         super().__init__()
@@ -169,7 +159,7 @@ class MultiheadSelfAttention(nn.Module):
 
 
 class MultiheadCrossAttention(MultiheadSelfAttention):
-    """Queries from x (..., S, D), keys and values from cond (..., L, D), no RoPE -> (..., S, D)."""
+    """Queries from x (..., S, D), keys and values from cond (..., L, D) -> (..., S, D). There is no RoPE."""
 
     def forward(self, x: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         q, k, v = (self.split_heads(y) for y in (self.to_query(x), self.to_key(cond), self.to_value(cond)))
@@ -202,7 +192,7 @@ class OutLayer(nn.Module):
         self.out_layer = nn.Linear(model_dim, math.prod(patch_size) * visual_dim)
 
     def forward(self, x: torch.Tensor, time_embed: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-        """grid is the number of patches along time, height and width."""
+        """Unpatchify into a grid of so many patches along time, height and width."""
         shift, scale = self.modulation(time_embed).chunk(2, dim=-1)
         x = self.out_layer(modulate(self.norm, x, shift, scale))
         (t, h, w), (pt, ph, pw) = grid, self.patch_size

@@ -1,8 +1,10 @@
-"""The tensor-parallel plans of the CrossDiT, one for each module: the talk's, and the least that does the same.
+"""The tensor-parallel plans of the CrossDiT, one for each module: the talk's, and the smallest one that does the same.
 
-A plan maps the name of a submodule to a style. A comment behind each entry says what comes in, what goes out, and
-what it costs per forward on P ranks. S: visual tokens, L: text tokens, D: model_dim.
+A plan maps the name of a submodule to a style. The comment behind each entry says what comes in, what goes out, and
+what one forward costs on P ranks. S is the number of visual tokens, D is model_dim.
 """
+
+from math import prod
 
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate
@@ -15,12 +17,13 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from ..config import DiTConfig
 from .dit import DiffusionTransformer3D
 
 Plan = dict[str, ParallelStyle]
 
-VARIANTS = ("talk", "minimal")
-WHOLE = Replicate()  # every rank has all of it
+PLANS = ("talk", "minimal")
+WHOLE = Replicate()  # every rank has the whole tensor
 
 
 def time_plan() -> Plan:
@@ -31,14 +34,14 @@ def time_plan() -> Plan:
 
 
 def embedding_plan() -> Plan:
-    """Of text, pooled text and visual embeddings: what follows needs whole vectors, so the columns are gathered."""
+    """For text, pooled text and visual embeddings. What follows needs whole vectors, so the columns are gathered."""
     return {
         "in_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather
     }
 
 
 def block_plan() -> Plan:
-    """Of a visual block: split by columns, then by rows, and one all-reduce mends the sum."""
+    """For a visual block: split by columns, then by rows, and one all-reduce completes the sum."""
     return {
         "visual_modulation.out_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather (9 D)
         "self_attention.to_query": ColwiseParallel(),  # whole -> heads; free
@@ -55,10 +58,11 @@ def block_plan() -> Plan:
 
 
 def talk_entries() -> Plan:
-    """What the talk's plan has besides. None of it moves a byte or saves any work.
+    """What the talk's plan for a visual block has in addition. None of it moves a byte or saves any work.
 
-    SequenceParallel takes a plain, whole tensor for a shard of one P times as long, and hands it back: right, since
-    a norm works on each token alone, but every rank still norms every token. The modulation's input is whole already.
+    SequenceParallel takes a plain, whole tensor for one shard of a tensor P times as long, and hands it back. The
+    result is right because a norm works on each token by itself, but every rank still normalises every token. The
+    input of the modulation is whole already.
     """
     norms = ("self_attention_norm", "cross_attention_norm", "feed_forward_norm")
     of_heads = [f"{kind}_attention.{norm}" for kind in ("self", "cross") for norm in ("query_norm", "key_norm")]
@@ -73,18 +77,18 @@ def out_plan() -> Plan:
     }
 
 
-def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, variant: str = "talk") -> DiffusionTransformer3D:
-    """Shard the model over a one-dimensional mesh, in place; on a mesh of one rank nothing changes.
+def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
+    """Shard the model in place over a one-dimensional mesh. On a mesh of one rank nothing changes.
 
-    The text blocks stay whole: a caption has few tokens.
+    The text blocks stay whole, because a caption has few tokens.
 
     Raises:
-        ValueError: a width or the number of heads does not divide by the ranks; nothing is sharded then.
+        ValueError: the number of heads or a width does not divide by the number of ranks. Nothing is sharded then.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown plan {variant!r}: choose one of {', '.join(VARIANTS)}")
+    if plan not in PLANS:
+        raise ValueError(f"unknown plan {plan!r}: choose one of {', '.join(PLANS)}")
     ranks = tp_mesh.size()
-    check_divisible(dit, ranks)
+    check_divisible(dit.config, ranks)
     if ranks == 1:
         return dit
 
@@ -92,23 +96,26 @@ def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, variant: s
     for embeddings in (dit.text_embeddings, dit.pooled_text_embeddings, dit.visual_embeddings):
         parallelize_module(embeddings, tp_mesh, embedding_plan())
     for block in dit.visual_transformer_blocks:
-        parallelize_module(block, tp_mesh, block_plan() | (talk_entries() if variant == "talk" else {}))
-        # Each rank has its own part of the heads, whole ones.
+        parallelize_module(block, tp_mesh, block_plan() | (talk_entries() if plan == "talk" else {}))
+        # Each rank computes its own share of the heads, and whole ones.
         block.self_attention.num_heads //= ranks
         block.cross_attention.num_heads //= ranks
     parallelize_module(dit.out_layer, tp_mesh, out_plan())
     return dit
 
 
-def check_divisible(dit: DiffusionTransformer3D, ranks: int) -> None:
-    """Every width that a plan splits must divide by the number of ranks."""
-    block = dit.visual_transformer_blocks[0]
+def check_divisible(config: DiTConfig, ranks: int) -> None:
+    """Refuse a number of ranks unless it divides every width that a plan splits.
+
+    Raises:
+        ValueError: the message names the first width that does not divide, and the numbers of ranks that do.
+    """
     widths = {
-        "heads": block.self_attention.num_heads,
-        "ff_dim": block.feed_forward.in_layer.out_features,
-        "time_dim": dit.time_embeddings.in_layer.out_features,
-        "model_dim": dit.visual_embeddings.in_layer.out_features,
-        "visual output width": dit.out_layer.out_layer.out_features,
+        "heads": config.num_heads,
+        "ff_dim": config.ff_dim,
+        "time_dim": config.time_dim,
+        "model_dim": config.model_dim,
+        "visual output width": prod(config.patch_size) * config.out_visual_dim,
     }
     for name, width in widths.items():
         if width % ranks:

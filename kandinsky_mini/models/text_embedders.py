@@ -1,6 +1,6 @@
-"""Text to embeddings: Qwen2.5-VL's text path for the words, CLIP's text model for the whole prompt.
+"""From text to embeddings: Qwen2.5-VL's text path encodes the words, CLIP's text model encodes the prompt as a whole.
 
-The same classes load mini's tiny encoders and the released ones; both are transformers' own.
+Both classes are transformers' own. They load mini's tiny encoders as well as the released ones.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from .checkpoint import load_pretrained
 
 
 class TextEmbeds(NamedTuple):
-    """text (L, in_text_dim): one embedding a token; pooled (1, in_text_dim2): one for the prompt."""
+    """text (L, in_text_dim) holds one embedding for each token, pooled (1, in_text_dim2) one for the whole prompt."""
 
     text: torch.Tensor
     pooled: torch.Tensor
@@ -25,7 +25,7 @@ class TextEmbeds(NamedTuple):
 
 
 class TextEmbedder(nn.Module):
-    """Both text encoders with their tokenizers."""
+    """Hold both text encoders and their tokenizers."""
 
     def __init__(
         self,
@@ -45,7 +45,10 @@ class TextEmbedder(nn.Module):
         return self.text_encoder.device
 
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts of one length in tokens -> token ids (B, L) for the first and (B, L2) for the second encoder."""
+        """Return token ids (B, L) for the first encoder and (B, L2) for the second.
+
+        All prompts must have the same number of tokens.
+        """
         config = self.config
         ids = self.tokenizer(
             [config.prompt_template.format(prompt) for prompt in prompts],
@@ -70,17 +73,17 @@ class TextEmbedder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompt: str) -> TextEmbeds:
-        """One prompt, without padding -> text (L, in_text_dim), pooled (1, in_text_dim2)."""
+        """Encode one prompt without padding: text (L, in_text_dim), pooled (1, in_text_dim2)."""
         text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt])))
         return TextEmbeds(text[0], pooled[0])
 
     def excess_tokens(self, prompt: str) -> int:
-        """How many tokens of the prompt are too many: encode cuts off what is beyond the configuration's max_length."""
+        """Return how many tokens of the prompt encode cuts off, because they exceed the configuration's max_length."""
         ids = self.tokenizer(self.config.prompt_template.format(prompt), verbose=False)["input_ids"]
         return max(0, len(ids) - self.config.crop_start - self.config.max_length)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of the prompt that are not in the vocabulary; a real tokenizer knows pieces of any word."""
+        """Return the words that are not in the vocabulary. Released tokenizers know pieces of every word."""
         if self.tokenizer.unk_token is None:
             return []
         pieces = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt)
@@ -89,7 +92,7 @@ class TextEmbedder(nn.Module):
 
 
 def load_text_embedder(text_encoder: Path, text_encoder2: Path, config: TextConfig, dtype: torch.dtype) -> TextEmbedder:
-    """Load both encoders and their tokenizers from folders as save_pretrained writes them."""
+    """Load both encoders and their tokenizers from folders that save_pretrained wrote."""
     return TextEmbedder(
         load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype),
         load_pretrained(AutoTokenizer, text_encoder),

@@ -1,4 +1,4 @@
-"""Latents and pictures: diffusers' HunyuanVideo VAE, which packs 4 frames and 8 x 8 pixels into one position."""
+"""From videos to latents and back: diffusers' HunyuanVideo VAE packs 8 x 8 pixels of 4 frames into one position."""
 
 from pathlib import Path
 
@@ -9,26 +9,26 @@ from .checkpoint import load_pretrained
 
 
 def load_vae(folder: Path, tiling: bool, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
-    """Load a VAE from a folder as save_pretrained writes it."""
+    """Load a VAE from a folder that save_pretrained wrote."""
     vae = load_pretrained(AutoencoderKLHunyuanVideo, folder, torch_dtype=dtype, low_cpu_mem_usage=False)
     return set_tiling(vae, tiling).eval()
 
 
 def set_tiling(vae: AutoencoderKLHunyuanVideo, tiling: bool) -> AutoencoderKLHunyuanVideo:
-    """Whether long videos are coded in overlapping pieces along time (the class's default)."""
+    """Say whether the VAE encodes and decodes long videos in overlapping pieces along time, which is its default."""
     vae.use_framewise_encoding = vae.use_framewise_decoding = tiling
     return vae
 
 
 def encode(vae: AutoencoderKLHunyuanVideo, video: torch.Tensor) -> torch.Tensor:
-    """uint8 video (B, 3, frames, height, width) -> latents (B, T, H, W, C), T = (frames - 1) / 4 + 1."""
+    """Encode a uint8 video (B, 3, frames, height, width) into latents (B, T, H, W, C) with T = (frames - 1) / 4 + 1."""
     x = video.to(vae.dtype) / 127.5 - 1.0
     latents = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
     return latents.movedim(1, -1)
 
 
 def decode(vae: AutoencoderKLHunyuanVideo, latents: torch.Tensor) -> torch.Tensor:
-    """Latents (B, T, H, W, C) -> uint8 video (B, 3, 4 (T - 1) + 1, 8 H, 8 W)."""
+    """Decode latents (B, T, H, W, C) into a uint8 video (B, 3, 4 (T - 1) + 1, 8 H, 8 W)."""
     x = latents.movedim(-1, 1).to(vae.dtype) / vae.config.scaling_factor
     video = vae.decode(x).sample.float()
     return ((video.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

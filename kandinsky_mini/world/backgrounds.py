@@ -1,7 +1,7 @@
-"""The four backgrounds: still, muted and low on the horizon, so that the hat is always seen against the sky.
+"""The four backgrounds. They are still and muted, and their horizon is low, so the hat always stands against the sky.
 
-Units: the picture is 128 units high and y points up. `chance` holds four random numbers in 0..1 per video,
-each a tensor (N, 1, 1, 1, 1), that shift the hills and move the sun, the palm, the firs or the moon a little.
+Units: the picture is 128 units high, and y points up. `chance` is a list of four tensors (N, 1, 1, 1, 1), which hold
+random numbers in 0..1 for each video. They shift the hills and move the sun, the palm, the firs or the moon.
 """
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from .brush import Brush
 
 
 def sky(brush: Brush, top: str, bottom: str) -> None:
-    """A soft vertical gradient down to y = 40, behind everything else."""
+    """Fill the picture with a soft vertical gradient that ends at y = 40. Everything else is painted over it."""
     brush.image.copy_(brush.palette[bottom])
     brush.image.lerp_(brush.palette[top], ((brush.y - 40) / 88).clamp(0, 1))
 
@@ -72,7 +72,7 @@ def fir(brush: Brush, height: float) -> None:
 def night(brush: Brush, chance: list[Tensor], width: float) -> None:
     sky(brush, "night sky", "night haze")
     place = 0.12 + 0.76 * chance[0]
-    for step, height in enumerate((92, 114, 97, 117, 88), start=1):  # stars keep clear of the moon
+    for step, height in enumerate((92, 114, 97, 117, 88), start=1):  # a sixth apart, stars keep clear of the moon
         star = width * ((place + step / 6) % 1)
         brush.ellipse("star", star, height - 10 * chance[1], 2.3, 2.3)
     moon = brush.moved(width * place, 104)

@@ -1,10 +1,12 @@
 """A brush that paints flat, smooth-edged shapes into many videos at once.
 
-Each shape is a signed distance function: the distance of every pixel to the shape's outline, negative inside.
-Dividing it by the size of a pixel tells how much of the pixel is covered, which is all that anti-aliasing is.
+Each shape is a signed distance function. It gives the distance from every pixel to the shape's outline, and is negative
+inside. Divided by the size of a pixel, the distance tells how much of the pixel the shape covers. Anti-aliasing is
+nothing more than that.
 
-Letters in the shapes below: N videos, T frames, H x W pixels. A number that describes a shape may be a plain
-float, the same everywhere, or a tensor (N, 1, T, 1, 1) that differs from video to video and frame to frame.
+In the tensor shapes below, N counts videos, T counts frames, and H x W are pixels. A number that describes a painted
+shape may be a plain float, which is the same everywhere, or a tensor (N, 1, T, 1, 1), which differs from video to video
+and from frame to frame.
 """
 
 import math
@@ -20,7 +22,7 @@ Point = tuple[Number, Number]
 
 
 def load_palette(device: torch.device | str) -> dict[str, Tensor]:
-    """Every named colour as a (1, 3, 1, 1, 1) tensor in 0..1, sent to the device in a single copy."""
+    """Return every named colour as a tensor (1, 3, 1, 1, 1) in 0..1. A single copy sends them all to the device."""
     digits = [[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in PALETTE.values()]
     rows = torch.tensor(digits, device=device).div(255).view(-1, 1, 3, 1, 1, 1)
     return dict(zip(PALETTE, rows, strict=True))
@@ -28,16 +30,16 @@ def load_palette(device: torch.device | str) -> dict[str, Tensor]:
 
 @dataclass
 class Brush:
-    """An image together with the coordinate system in which shapes are painted into it."""
+    """An image, together with the coordinate system in which shapes are painted into it."""
 
     image: Tensor  # (N, 3, T, H, W), 0..1, painted in place
-    x: Tensor  # coordinates of each pixel, broadcastable to (N, 1, T, H, W); x points right ...
-    y: Tensor  # ... and y points up
+    x: Tensor  # the x of each pixel, broadcastable to (N, 1, T, H, W); it points right
+    y: Tensor  # the y of each pixel, broadcastable in the same way; it points up
     pixel: Number  # the size of one pixel in the units of x and y
     palette: dict[str, Tensor]  # colours by name, each (1 or N, 3, 1, 1, 1)
 
     def moved(self, x: Number, y: Number, degrees: float = 0.0) -> "Brush":
-        """The same image seen from (x, y), with axes turned counter-clockwise."""
+        """Return a brush for the same image with its origin at (x, y) and its axes turned counter-clockwise."""
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         dx, dy = self.x - x, self.y - y
         if not degrees:
@@ -59,12 +61,15 @@ class Brush:
         self.paint(colour, self.to_polygon(*corners))
 
     def to_ellipse(self, x: Number, y: Number, rx: Number, ry: Number) -> Tensor:
-        """Distance to an ellipse, exact for a circle and close enough for a moderately flat one."""
+        """Return the distance to an ellipse. It is exact for a circle and close enough for a moderately flat one."""
         u, v = (self.x - x) / rx, (self.y - y) / ry
         return (length(u, v) - 1) * (rx * ry) ** 0.5
 
     def to_limb(self, start: Point, end: Point, r0: float, r1: float | None = None) -> Tensor:
-        """Distance to a line segment as thick as r0, or from r0 to r1, with round ends: legs, ears, tails."""
+        """Return the distance to a line segment with round ends, which serves for legs, ears and tails.
+
+        Its radius is r0, or changes from r0 at the start to r1 at the end.
+        """
         u, v = self.x - start[0], self.y - start[1]
         du, dv = end[0] - start[0], end[1] - start[1]
         along = ((u * du + v * dv) / (du * du + dv * dv)).clamp_(0, 1)
@@ -72,7 +77,10 @@ class Brush:
         return length(u - along * du, v - along * dv) - radius
 
     def to_polygon(self, *corners: tuple[float, float]) -> Tensor:
-        """Distance to a convex polygon (corners counter-clockwise): the farthest of its edges decides."""
+        """Return the distance to a convex polygon whose corners are listed counter-clockwise.
+
+        It is the largest of the signed distances to the edges.
+        """
         distance = None
         for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
             size = math.hypot(x1 - x0, y1 - y0)

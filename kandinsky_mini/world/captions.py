@@ -1,6 +1,6 @@
 """Captions of scenes, in several phrasings, in English and in Russian.
 
-A caption may leave attributes out ("a cat in a red hat"): whatever it does not name is left to chance.
+A caption may leave attributes out, as "a cat in a red hat" does. What it does not name is left to chance.
 """
 
 import random
@@ -40,7 +40,7 @@ WORDS = {
     },
 }  # fmt: skip
 
-# The first phrasing of a list names all four attributes in the plainest way.
+# In each language, the first phrasing names all four attributes in the plainest way.
 PHRASINGS = {
     "en": [
         "{a} {animal} in a {colour} hat {motion} {background}",
@@ -79,7 +79,7 @@ PARTIAL_PHRASINGS = {
         "{animal}",
     ],
 }
-# Never used in training: does a model understand words, or only sentences that it knows?
+# Training never uses these. They show whether a model understands words, or only sentences that it knows.
 UNSEEN_PHRASINGS = {
     "en": [
         "in a {colour} hat {background}, {a} {animal} {motion}",
@@ -97,23 +97,23 @@ UNSEEN_PHRASINGS = {
 
 
 def plain_caption(scene: Scene, language: str) -> str:
-    """The plainest caption that names all four attributes."""
+    """Return the plainest caption that names all four attributes."""
     words = {name: forms[0] for name, forms in WORDS[language].items()}
     return _fill(PHRASINGS[language][0], scene, words, "a")
 
 
 def full_caption(scene: Scene, language: str, rng: random.Random) -> str:
-    """A random phrasing that names all four attributes."""
+    """Return a caption that names all four attributes, in a random phrasing."""
     return _fill(rng.choice(PHRASINGS[language]), scene, _draw_words(language, rng), rng.choice(["a", "the"]))
 
 
 def unseen_caption(scene: Scene, language: str, rng: random.Random) -> str:
-    """Names all four attributes, in a phrasing that training has never used."""
+    """Return a caption that names all four attributes, in a random phrasing that training never uses."""
     return _fill(rng.choice(UNSEEN_PHRASINGS[language]), scene, _draw_words(language, rng), "a")
 
 
 def caption(scene: Scene, language: str, rng: random.Random, partial: float = 0.3) -> str:
-    """A random phrasing; with the probability `partial` it leaves attributes out."""
+    """Return a caption in a random phrasing. With probability `partial` it leaves attributes out."""
     end = rng.choice(["", "", "", "."])
     if rng.random() >= partial:
         return full_caption(scene, language, rng) + end
@@ -122,7 +122,7 @@ def caption(scene: Scene, language: str, rng: random.Random, partial: float = 0.
 
 
 def vocabulary() -> list[str]:
-    """Every word and punctuation mark that a caption can have, sorted."""
+    """Return every word and punctuation mark that a caption can have, and the exclamation mark, sorted."""
     texts = [text for table in (PHRASINGS, PARTIAL_PHRASINGS) for group in table.values() for text in group]
     texts += [form for table in WORDS.values() for forms in table.values() for form in forms]
     fields = {"{a}", "{animal}", "{colour}", "{motion}", "{background}"}

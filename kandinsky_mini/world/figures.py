@@ -1,8 +1,8 @@
-"""The six animals and their hat, painted with few bold shapes so that they survive a small autoencoder.
+"""The six animals and their hat. They are painted with few bold shapes, so that they survive a small autoencoder.
 
-Units: about one pixel of a picture 128 pixels high. Each animal faces right and stands on y = 0 around x = 0.
-It is seen from the side with its face turned a little towards the viewer, so both eyes show. With its hat it
-is about 76 units high. Shapes are listed from back to front: far legs, tail, body, near legs, head, hat.
+Units: one unit is about one pixel in a picture that is 128 pixels high. Each animal faces right and stands on y = 0,
+around x = 0. You see it from the side, but its face is turned a little towards you, so both eyes show. With its hat it
+is 71 to 77 units high. Shapes are painted from back to front: far legs, tail, body, near legs, head, hat.
 """
 
 from dataclasses import dataclass
@@ -12,26 +12,32 @@ from torch import Tensor
 
 from .brush import Brush, Point
 
-STEP, COUNTERSTEP = 1, -1  # legs on a diagonal swing together, the other two the opposite way
+STEP, COUNTERSTEP = 1, -1  # two legs on a diagonal swing together, the other two the opposite way
 
 
 @dataclass
 class Pose:
-    """How a figure stands in each frame, every field a tensor (N, 1, T, 1, 1)."""
+    """How a figure stands in each frame. Every field is a tensor (N, 1, T, 1, 1).
+
+    swing and rise describe the STEP feet. For the COUNTERSTEP feet, the sign is reversed.
+    """
 
     x: Tensor  # where it stands, in units from the left edge
-    lift: Tensor  # height of a hop
+    lift: Tensor  # height of the figure above the ground, in units
     size: Tensor  # 1 is the normal size
-    facing: Tensor  # +1 right, -1 left
-    tilt: Tensor  # radians around the feet, positive leans backwards
-    stretch: Tensor  # above 1 tall and thin, below 1 squashed
-    swing: Tensor  # how far a walking foot is ahead of its hip, and minus that for the other feet
-    rise: Tensor  # how high it is lifted, where positive; minus that for the other feet
-    airborne: Tensor  # 0 on the ground to 1 at the top of a hop
+    facing: Tensor  # +1 is right, -1 is left
+    tilt: Tensor  # radians around the feet; a positive tilt leans backwards
+    stretch: Tensor  # above 1 the figure is tall and thin, below 1 it is squashed
+    swing: Tensor  # how far a walking foot is ahead of its hip
+    rise: Tensor  # how high it is lifted, where this is positive
+    airborne: Tensor  # from 0 on the ground to 1 at the top of a hop
 
 
 def leg(brush: Brush, colour: str, pose: Pose, hip: Point, step: int, width: float) -> Point:
-    """A leg to a foot that swings, hangs in a hop, and stays put while the body tilts. Returns the foot."""
+    """Paint a leg from the hip to its foot, and return where the foot is.
+
+    The foot swings in a walk, spreads outwards in a hop, and stays put while the body tilts.
+    """
     x = hip[0] + step * pose.swing + (3 if hip[0] > 0 else -3) * pose.airborne
     y = width + (step * pose.rise).clamp(min=0)
     cos, sin = pose.tilt.cos(), pose.tilt.sin()
@@ -41,21 +47,21 @@ def leg(brush: Brush, colour: str, pose: Pose, hip: Point, step: int, width: flo
 
 
 def torso(brush: Brush, fur: str, x: float, y: float, rx: float, ry: float, chin: Point) -> None:
-    """An oval body, with the shade that the head throws on it, so that the two do not melt into one."""
+    """Paint an oval body, and the shade that the head throws on it. The shade keeps the two from melting into one."""
     body = brush.to_ellipse(x, y, rx, ry)
     brush.paint(fur, body)
     brush.paint(f"{fur} far", torch.maximum(body, brush.to_ellipse(*chin, 17, 15)), opacity=0.6)
 
 
 def eyes(head: Brush, x: float, y: float) -> None:
-    """Two big eyes looking ahead; the far one is a little narrower."""
+    """Paint two big eyes that look ahead. The far one is a little narrower."""
     for ex, rx in ((x - 6, 4.2), (x + 6, 3.7)):
         head.ellipse("eye white", ex, y, rx, 5.0)
         head.ellipse("pupil", ex + 1.1, y - 0.3, rx - 1.4, 3.5)
 
 
 def hat(head: Brush, x: float, y: float) -> None:
-    """A top hat with its brim at (x, y). The light rim keeps it apart from every background and fur."""
+    """Paint a top hat with its brim at (x, y). The light rim sets it off from every background and fur."""
     hat = head.moved(x, y, -5)
     brim = hat.to_limb((-11.5, 0), (11.5, 0), 2.8)
     crown = hat.to_polygon((-8.5, 0), (8.5, 0), (10, 16), (-10, 16))

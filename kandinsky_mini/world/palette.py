@@ -1,7 +1,7 @@
-"""All colours of the small world by name. Backgrounds are muted, so that figures and hats stand out."""
+"""All colours of the small world, by name. Backgrounds are muted, so that figures and hats stand out."""
 
 PALETTE = {
-    # hats, each with the darker shade of its band
+    # hats, each with a darker shade for its band
     "red": "#e23b2e", "red band": "#9c1c1c",
     "yellow": "#ffd012", "yellow band": "#c98a00",
     "green": "#1f9f4f", "green band": "#0c6433",

@@ -1,4 +1,4 @@
-"""Scenes become videos: chance picks what captions leave open, motions become poses, brushes paint them."""
+"""From scenes to videos: chance picks what captions leave open, motions become poses, and a brush paints them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ from .brush import Brush, load_palette
 from .figures import FIGURES, Pose
 from .scenes import MOTIONS, Scene
 
-FPS = 24
 HEIGHT_UNITS = 128  # the picture is 128 units high at any resolution
-GROUND = 13  # the line, in units from the bottom, on which the figures stand
-REACH = 41  # how far a figure extends to either side of where it stands, at its largest
-STRIDE = 28  # units walked per step of each leg, which swings by a quarter of it so as not to skate
+GROUND = 13  # figures stand on this line, in units from the bottom
+REACH = 41  # the largest figure extends this far to either side of where it stands
+# A figure walks this many units while each leg makes one step. A foot swings a quarter of that ahead of its hip and
+# behind it, so that it does not skate.
+STRIDE = 28
 CHANCES = 9  # random numbers per scene: five for the figure, four for the background
 
 
@@ -28,11 +29,13 @@ def render(
     height: int = 128,
     width: int = 192,
     device: torch.device | str = "cpu",
+    *,
+    fps: int,
 ) -> Tensor:
-    """Paint one video per scene: uint8 (B, 3, frames, height, width) at 24 frames per second.
+    """Paint one video for each scene and return them, uint8 (B, 3, frames, height, width), at fps frames a second.
 
-    `generator` lives on the CPU: the same seed gives the same videos on any device, and the first scenes of a
-    batch look the same whatever follows them.
+    `generator` lives on the CPU, so that the same seed gives the same videos on any device. The first scenes of a
+    batch look the same, whatever follows them.
     """
     chance = torch.rand(len(scenes), CHANCES, generator=generator)
     palette = load_palette(device)
@@ -49,12 +52,13 @@ def render(
         stages.index_copy_(0, rows.to(device), brush.image)
 
     videos = torch.empty(len(scenes), 3, frames, height, width, dtype=torch.uint8, device=device)
-    memory = 2**26 if videos.device.type == "cpu" else 2**30  # bytes: a GPU must be filled, a CPU has caches
-    at_once = max(1, memory // (4 * frames * height * width * 12))  # about twelve float planes per video
+    # In bytes. A CPU has caches to make use of, while a GPU must be filled.
+    memory = 2**26 if videos.device.type == "cpu" else 2**30
+    at_once = max(1, memory // (4 * frames * height * width * 12))  # a video takes about twelve float planes
     for name, rows in groups([scene.animal for scene in scenes]):
         for part in rows.split(at_once):
             cast = [scenes[row] for row in part]
-            pose = poses(cast, chance[part], frames, width_units, device)
+            pose = poses(cast, chance[part], frames, fps, width_units, device)
             place = part.to(device)
             image = stages[place].repeat(1, 1, frames, 1, 1)
             paint_figure(Brush(image, x, y, pixel, palette), name, [scene.colour for scene in cast], pose)
@@ -63,18 +67,18 @@ def render(
 
 
 def groups(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each distinct name with its positions, so that everything of one kind is painted together."""
+    """Yield each distinct name with its positions, so that everything of one kind can be painted together."""
     for name in dict.fromkeys(names):
         yield name, torch.tensor([row for row, other in enumerate(names) if other == name])
 
 
 def paint_figure(brush: Brush, animal: str, colours: Sequence[str], pose: Pose) -> None:
-    """The animal with its hat and the soft shadow under it, on top of what the image already shows."""
+    """Paint the animal with its hat, and a soft shadow under it, on top of what the image already shows."""
     spread = (22 - 8 * pose.airborne) * pose.size
     shade = 1 - brush.to_ellipse(pose.x, GROUND, spread, spread / 5) / (spread / 5)
     brush.image.lerp_(brush.palette["shadow"], shade.clamp_(0, 1) * 0.2)
 
-    hats = {  # "hat" is the name of a different colour for each video
+    hats = {  # the name "hat" stands for a different colour in each video
         "hat": torch.cat([brush.palette[colour] for colour in colours]),
         "hat band": torch.cat([brush.palette[f"{colour} band"] for colour in colours]),
     }
@@ -82,7 +86,10 @@ def paint_figure(brush: Brush, animal: str, colours: Sequence[str], pose: Pose) 
 
 
 def into_figure(brush: Brush, pose: Pose) -> Brush:
-    """The brush in the figure's coordinates: feet at the origin, upright, facing right, of normal size."""
+    """Return the brush in the figure's own coordinates.
+
+    There the feet are at the origin, and the figure stands upright, faces right and has its normal size.
+    """
     u = (brush.x - pose.x) * (pose.facing / pose.size)
     v = (brush.y - (GROUND + pose.lift)) / pose.size
     cos, sin = pose.tilt.cos(), pose.tilt.sin()
@@ -91,15 +98,20 @@ def into_figure(brush: Brush, pose: Pose) -> Brush:
     return replace(brush, x=x, y=y, pixel=brush.pixel / pose.size)
 
 
-def poses(scenes: Sequence[Scene], chance: Tensor, frames: int, width: float, device: torch.device | str):
-    """How each figure stands in each frame: a Pose computed on the CPU as (N, T), then sent in one copy."""
+def poses(
+    scenes: Sequence[Scene], chance: Tensor, frames: int, fps: int, width: float, device: torch.device | str
+) -> Pose:
+    """Return how each figure stands in each frame, as a Pose of tensors (N, 1, T, 1, 1) on the device.
+
+    They are computed on the CPU as (N, T), and then sent in one copy.
+    """
     position, bulk, phase, pace, side = chance[:, :5, None].unbind(1)  # each (N, 1), 0..1
     left, right, jumping, dancing = (
         torch.tensor([[float(scene.motion == motion)] for scene in scenes]) for motion in MOTIONS
     )
     walking = left + right
     facing = torch.where(walking > 0, right - left, torch.where(side < 0.5, -1.0, 1.0))
-    seconds = torch.arange(frames)[None] / FPS
+    seconds = torch.arange(frames)[None] / fps
 
     travelled, stride = walk(seconds, pace, phase, position, width)
     start = width / 2 - facing * (width / 2 - REACH - 8 * position)
@@ -123,19 +135,22 @@ def poses(scenes: Sequence[Scene], chance: Tensor, frames: int, width: float, de
 
 
 def walk(seconds: Tensor, pace: Tensor, phase: Tensor, position: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    """Distance walked so far in units, and the phase of the legs, which follow the distance.
+    """Return the distance walked so far, in units, and the phase of the legs, which follows the distance.
 
-    Two seconds take the figure across 40 to 45 % of the picture; then it slows down smoothly before the edge.
+    In two seconds the figure crosses 40 to 45 % of the picture. Then it slows down smoothly before the edge.
     """
     speed = width * (0.40 + 0.05 * pace) / 2
-    room = (width - 2 * REACH - 8 * position - 2 * speed).clamp(min=1)  # what is left after two seconds
+    room = (width - 2 * REACH - 8 * position - 2 * speed).clamp(min=1)  # the distance left after two seconds
     late = (seconds - 2).clamp(min=0)
     travelled = speed * seconds.clamp(max=2) + room * (1 - (-late * speed / room).exp())
     return travelled, 2 * math.pi * (travelled / STRIDE + phase)
 
 
 def hop(beats: Tensor) -> tuple[Tensor, Tensor]:
-    """Height (0..1) and stretch of hops, one per beat: crouch for 0.35 of the beat, then fly a parabola."""
+    """Return the height (0..1) and the stretch of a figure that hops once in each beat.
+
+    It crouches for 0.35 of the beat, and then flies along a parabola.
+    """
     beat = beats.frac()
     crouch = (beat / 0.35).clamp(max=1)
     flight = ((beat - 0.35) / 0.65).clamp(min=0)

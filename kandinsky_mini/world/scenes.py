@@ -1,4 +1,4 @@
-"""What the small world can show: an animal in a coloured hat that moves in front of a background."""
+"""The scenes of the small world: an animal in a coloured hat moves in front of a background."""
 
 from dataclasses import dataclass, fields
 from itertools import product
@@ -13,7 +13,7 @@ ALLOWED = {"animal": ANIMALS, "colour": COLOURS, "motion": MOTIONS, "background"
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a caption tells about a video; the rest (position, size, pace) is left to chance."""
+    """The four attributes of a video that a caption can name. Position, size and pace are left to chance."""
 
     animal: str
     colour: str
@@ -28,15 +28,16 @@ class Scene:
 
 
 def all_scenes() -> list[Scene]:
-    """The 6 x 6 x 4 x 4 = 576 scenes, in a fixed order."""
+    """Return the 6 x 6 x 4 x 4 = 576 scenes, in a fixed order."""
     return [Scene(*words) for words in product(ANIMALS, COLOURS, MOTIONS, BACKGROUNDS)]
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the scene's animal, colour and motion never meet in training (24 of the 144 triples).
+    """Return whether the scene is kept out of training because of its animal, colour and motion.
 
-    Their positions add up to a multiple of six, as in a Latin square: each animal with a motion misses one
-    colour. So every pair of attributes is still seen, and only the combination of all three is new.
+    24 of the 144 triples are held out: those whose positions in the lists add up to a multiple of six. As in a Latin
+    square, each animal with each motion misses one colour. So training still shows every pair of attributes, and only
+    the combination of all three is new.
     """
     positions = ANIMALS.index(scene.animal), COLOURS.index(scene.colour), MOTIONS.index(scene.motion)
     return sum(positions) % 6 == 0

@@ -1,0 +1,89 @@
+"""Models at a configuration's sizes with random weights, to measure where no checkpoint is at hand."""
+
+import dataclasses
+import math
+from functools import partial
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+
+from ..build import build_dit, compute_dtype
+from ..config import Config, TextConfig
+from ..models.text_embedders import TextEmbedder
+from ..models.vae import set_tiling
+from ..parallel.tensors import place
+from ..pipeline import Kandinsky5T2VPipeline
+from ..world.tokenizer import new_tokenizer
+
+
+def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
+    """Give a model random weights on the device. It may be on the meta device, and it may be sharded.
+
+    One seed gives the same weights on one kind of device, whatever the layout. The modulation gets random weights
+    too: at zero, where a fresh model has it, it would turn every block into the identity.
+    """
+    torch.manual_seed(seed)
+    values = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 and name.endswith("weight"):  # a norm's
+            whole = torch.ones(parameter.shape, device=device)
+        else:
+            fan_in = math.prod(parameter.shape[1:])
+            std = 1.0 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.02
+            whole = std * torch.randn(parameter.shape, device=device)
+        # A copy, because a mere view of the rank's part would keep the whole tensor in memory.
+        values[name] = place(parameter, lambda part, whole=whole: whole[part].clone(), device)
+    model.load_state_dict(values, strict=False, assign=True)  # not strict: buffers stay what they are
+    return model.eval()
+
+
+def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
+    """Build a pipeline of the real classes at the real sizes, on one process."""
+    dit = build_dit(config.dit, devices["dit"], partial(draw_weights, device=devices["dit"]))
+    vae = random_vae(config.vae.tiling, devices["vae"], compute_dtype(devices["vae"]))
+    embedder = random_text_embedder(config, devices["text_embedder"])
+    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config)
+
+
+def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
+    """Build HunyuanVideo's VAE at its full size, which is the default of its class."""
+    with torch.device("meta"):
+        vae = AutoencoderKLHunyuanVideo().to(dtype)
+    return set_tiling(draw_weights(vae, device), tiling)
+
+
+def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
+    """Build the text path of Qwen2.5-VL 7B and the text model of CLIP ViT-L/14, at their published sizes.
+
+    Mini's tokenizer takes the place of theirs. It gives one token for each word, so the template has another length.
+    """
+    tokenizer, dtype = new_tokenizer(1024), compute_dtype(device)
+    before = tokenizer(config.text.prompt_template.split("{}")[0])["input_ids"]
+    text: TextConfig = dataclasses.replace(config.text, crop_start=len(before) - 1)  # without the token that ends it
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    qwen = Qwen2_5_VLTextConfig(
+        vocab_size=152_064,
+        hidden_size=config.dit.in_text_dim,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        **ids,
+    )
+    clip = CLIPTextConfig(
+        vocab_size=49_408,
+        hidden_size=config.dit.in_text_dim2,
+        intermediate_size=3_072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=text.pooled_max_length,
+        **ids,
+    )
+    # Built on the device where they stay, because they compute some of their buffers while they are built.
+    with torch.device(device):
+        encoders = [Qwen2_5_VLTextModel._from_config(qwen, dtype=dtype), CLIPTextModel._from_config(clip, dtype=dtype)]
+    tokenizer2 = new_tokenizer(text.pooled_max_length)
+    return TextEmbedder(encoders[0], tokenizer, encoders[1], tokenizer2, text).eval()

@@ -1,0 +1,159 @@
+"""Benchmark records: one JSON file for each run, with everything as it was measured. Figures are drawn from them."""
+
+import json
+import platform
+import re
+import statistics
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from ..config import ROOT
+from ..parallel.groups import world_size
+from ..parallel.layout import ParallelLayout
+
+SCHEMA = 2
+PUBLISHED = ROOT / "assets" / "benchmarks"  # what the figures and the pages are made from
+FOLDER = ROOT / "runs" / "benchmarks"  # where your own records go
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of launch/benchmark.py or launch/whole_run.py. Times are in seconds, sizes in bytes.
+
+    layout: how the CrossDiT was spread over the ranks.
+    attention: the preferred kernel, as models/attention.py names it.
+    text_tokens: the lengths of the prompt and, if guided, of the negative one; empty where prompts were encoded.
+    step_seconds: every step of every rank, [rank][step]. warmup_seconds: the steps before; the first one compiles.
+    breakdown: what rank 0's device did in one more step. Communication includes waiting for the other ranks.
+    wire_bytes: what each rank sends in one step, in a ring.
+    peak_bytes: the memory of each rank. weight_bytes: how much of it the CrossDiT's weights take.
+    parts: what a whole run does once besides the steps, such as {"text": , "vae": , "save": }; None is not measured.
+    capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
+    engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.
+    """
+
+    command: str
+    config: str
+    device: str
+    gpus: int
+    interconnect: str
+    layout: ParallelLayout
+    seconds_of_video: int
+    guided: bool
+    compiled: bool
+    attention: str
+    step_seconds: list[list[float]]
+    warmup_seconds: list[list[float]]
+    peak_bytes: list[int]
+    text_tokens: list[int] = field(default_factory=list)
+    breakdown: dict[str, float] = field(default_factory=dict)
+    wire_bytes: float = 0.0
+    weight_bytes: list[int] = field(default_factory=list)
+    parts: dict[str, float | None] = field(default_factory=dict)
+    device_map: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
+    capacity: float | None = None
+    engine: str = "ours"
+    plan: str = "talk"
+    date: str = field(default_factory=lambda: date.today().isoformat())
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    schema: int = SCHEMA
+
+    @property
+    def ranks(self) -> int:
+        return self.layout.ranks
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Everything that makes two runs different, except how many ranks and threads they had.
+
+        Only runs that agree in all of it may be compared across numbers of ranks.
+        """
+        measured = "step" if not self.parts else "whole" if any(self.step_seconds) else "save"
+        return (
+            measured,
+            slug(self.device.removeprefix("NVIDIA ")),
+            self.config,
+            f"{self.seconds_of_video}s",
+            "guided" if self.guided else "unguided",
+            "compiled" if self.compiled else "eager",
+            self.attention,
+            self.engine,
+            self.plan,
+            *([f"tokens_{'_'.join(map(str, self.text_tokens))}"] if self.text_tokens else []),
+            *([f"{self.gpus}gpus"] if self.parts else []),
+            *(["cfg"] if self.layout.cfg > 1 else []),
+            self.layout.kind,
+        )
+
+    @property
+    def name(self) -> str:
+        """The series, and the numbers of ranks and threads: no two runs that differ have the same name."""
+        *series, _ = [part for part in self.series if part != "cfg"]
+        threads = [] if self.gpus else [f"{self.threads}threads"]
+        return "-".join(["speed", *series, str(self.layout), *threads])
+
+    @property
+    def step(self) -> float:
+        """The median of all steps. A step lasts until its slowest rank is done."""
+        return statistics.median(self.slowest())
+
+    def slowest(self) -> list[float]:
+        """Return for each step the time of its slowest rank."""
+        return [max(times) for times in zip(*self.step_seconds, strict=True)]
+
+    def save(self, folder: Path) -> Path:
+        """Write folder/NAME.json. It replaces an earlier record of the same run."""
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def load_records(folder: Path = PUBLISHED) -> list[Record]:
+    """Read all records of a folder: shorter videos first, then series after series, by number of ranks.
+
+    Raises:
+        ValueError: a file is not JSON, has another schema, or other fields. The message names the file.
+    """
+    records = []
+    for path in sorted(folder.glob("speed-*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is no record of schema {SCHEMA}, which this code reads")
+        try:
+            records.append(Record(**values | {"layout": ParallelLayout(**values["layout"])}))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    return sorted(records, key=lambda r: (r.seconds_of_video, r.series, r.ranks, r.threads))
+
+
+def slug(text: str) -> str:
+    """Turn text into a part of a file's name."""
+    return re.sub(r"\W+", "_", text).strip("_").lower()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the times depend on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    return found
+
+
+def command_line() -> str:
+    """Return this run's command as a reader can repeat it, without the folder that it wrote to."""
+    script, options = Path(sys.argv[0]), sys.argv[1:]
+    options = [option for option in options if not option.startswith("--out=")]
+    if "--out" in options:
+        place = options.index("--out")
+        del options[place : place + 2]
+    launcher = f"torchrun --nproc-per-node {world_size()}" if world_size() > 1 else "python"
+    return " ".join([launcher, f"{script.parent.name}/{script.name}", *options])

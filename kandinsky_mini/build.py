@@ -1,0 +1,133 @@
+"""The only place that turns a configuration into models.
+
+A CrossDiT is built on the meta device, where it has sizes but no memory. It is sharded there, then filled, so that
+each rank only ever holds its own share, on its own device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .config import ROOT, Config, DiTConfig, load_config
+from .models.checkpoint import CheckpointError, check_files, load_checkpoint
+from .models.dit import DiffusionTransformer3D, set_dtype
+from .models.parallelize import parallelize_dit
+from .models.text_embedders import load_text_embedder
+from .models.vae import load_vae
+from .parallel.groups import join_group, local_device, rank, world_size
+from .parallel.layout import ParallelLayout
+from .parallel.tensors import place
+from .pipeline import COMPONENTS, Kandinsky5T2VPipeline
+
+
+def build_pipeline(
+    device_map: str | torch.device | dict[str, str | torch.device],
+    conf_path: str | Path | None = None,
+    layout: ParallelLayout | str | None = None,
+) -> Kandinsky5T2VPipeline:
+    """Build what get_T2V_pipeline returns. Its docstring explains the arguments and the errors."""
+    devices = resolve_devices(device_map)
+    config = load_config(conf_path)
+    layout = resolve_layout(layout, config.dit)
+    weights = find_weights(config)
+
+    fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
+    dit = build_dit(config.dit, devices["dit"], fill, layout)
+    text_embedder = vae = None
+    if rank() == 0:
+        encoders = weights["text_encoder"], weights["text_encoder2"]
+        text_device, vae_device = devices["text_embedder"], devices["vae"]
+        text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
+        vae = load_vae(weights["vae"], config.vae.tiling, compute_dtype(vae_device)).to(vae_device)
+    return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config)
+
+
+def build_dit(
+    config: DiTConfig,
+    device: torch.device,
+    fill: Callable[[DiffusionTransformer3D], object],
+    layout: ParallelLayout | None = None,
+    plan: str = "talk",
+    dtype: torch.dtype | None = None,
+) -> DiffusionTransformer3D:
+    """Build a CrossDiT on the meta device, shard it by the layout, and let fill(dit) give it weights on the device.
+
+    Args:
+        layout: by default one rank.
+        plan: which tensor-parallel plan, see models/parallelize.py.
+        dtype: what tokens are computed in, by default compute_dtype(device).
+    """
+    with torch.device("meta"):
+        dit = DiffusionTransformer3D(config)
+    set_dtype(dit, dtype or compute_dtype(device))
+    if layout is not None and layout.ranks > 1:
+        join_group(device.type)
+        parallelize_dit(dit, layout.device_mesh(device.type)[layout.dimension], plan)
+    fill(dit)
+    return dit.eval()
+
+
+def load_weights(dit: DiffusionTransformer3D, path: Path, device: torch.device) -> None:
+    """Fill a CrossDiT, sharded or not, from a checkpoint. Each rank reads the slices that it holds."""
+    load_checkpoint(dit, path, partial(place, device=device))
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype that models compute in on a device, apart from what the CrossDiT keeps in float32."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def resolve_layout(layout: ParallelLayout | str | None, config: DiTConfig) -> ParallelLayout:
+    """Return the layout to use, by default tensor parallelism over all ranks.
+
+    Raises:
+        ValueError: the layout does not fit the model, or not the number of ranks that were started.
+    """
+    if layout is None:
+        layout = ParallelLayout("tp", world_size())
+    elif isinstance(layout, str):
+        layout = ParallelLayout.parse(layout)
+    layout.check(config, world_size())
+    return layout
+
+
+def resolve_devices(device_map: str | torch.device | dict[str, str | torch.device]) -> dict[str, torch.device]:
+    """Return a device for each of COMPONENTS. Under a launcher all of them are this rank's own device.
+
+    Raises:
+        ValueError: device_map has other keys, or names a device that does not work here.
+    """
+    if not isinstance(device_map, dict):
+        device_map = dict.fromkeys(COMPONENTS, device_map)
+    if set(device_map) != set(COMPONENTS):
+        raise ValueError(f"device_map has the keys {sorted(map(str, device_map))}; it needs {', '.join(COMPONENTS)}")
+    if world_size() > 1:  # before anything touches CUDA
+        device_map = dict.fromkeys(COMPONENTS, local_device(device_map["dit"]))
+    return {name: _working_device(name, device_map[name]) for name in COMPONENTS}
+
+
+def _working_device(name: str, value: str | torch.device) -> torch.device:
+    """Turn a name into a device, and put a number on it: a well-formed name may belong to a device that is missing."""
+    try:
+        device = torch.device(value)
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device_map: {name} on {value!r} does not work here: {reason}") from error
+    return device
+
+
+def find_weights(config: Config) -> dict[str, Path]:
+    """Return the path of each model's weights.
+
+    Raises:
+        CheckpointError: a path does not exist, or its files are damaged.
+    """
+    paths = {name: ROOT / path for name, path in vars(config.weights).items()}
+    for name, path in paths.items():
+        if not path.exists():
+            raise CheckpointError(f"{config.name} has no weights for {name}: {path} does not exist")
+        check_files(path)
+    return paths

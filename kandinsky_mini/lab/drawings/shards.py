@@ -1,0 +1,184 @@
+"""Draw what each rank holds of a linear layer, of all weights of a module, of a vector, or of the attention heads.
+
+Each rank has a colour. Grey marks data that all ranks have. The placements come from PyTorch itself. A sharded module
+lives in the function that runs on the ranks, so call its drawings there.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, parallelize_module
+
+from ...parallel.simulation import SimulatedRanks
+from ...parallel.tensors import placement_of, slices_of_ranks
+from .canvas import MIXED, RANK_COLOURS, box, canvas, rank_colour, rule, wrap_title
+
+ALL = -1  # stands in place of a rank's number if all ranks have the data
+
+
+def linear_split(style: ParallelStyle, ranks: int, tokens: int = 4, inputs: int = 8, outputs: int = 12) -> Figure:
+    """Draw x W = y for a linear layer that the style splits, and W as nn.Linear stores it.
+
+    Each rank's part has the rank's colour. A tensor that all ranks have is grey.
+    """
+    layer = nn.Linear(inputs, outputs, bias=False)
+    parts = SimulatedRanks(ranks).run(lambda mesh: slices_of_ranks(parallelize_module(layer, mesh, style).weight))[0]
+    stored = torch.empty(outputs, inputs)
+    for rank, part in enumerate(parts):
+        stored[part] = rank
+    if isinstance(style, ColwiseParallel):
+        x, y, what = torch.full((1, inputs), ALL), stored[:, :1].T, "y: columns"
+    else:
+        x, y, what = stored[:1], torch.full((1, outputs), ALL), "y: sum over ranks"
+    panels = {
+        f"x ({tokens}, {inputs})": x.expand(tokens, inputs),
+        f"W ({inputs}, {outputs})": stored.T,
+        f"{what} ({tokens}, {outputs})": y.expand(tokens, outputs),
+        f"as stored:\nlayer.weight ({outputs}, {inputs})": stored,
+    }
+    widths = [owners.shape[1] for owners in panels.values()]
+    figure, axes = plt.subplots(1, 4, figsize=(0.29 * sum(widths) + 1.5, 0.29 * outputs + 0.6), width_ratios=widths)
+    colours = ListedColormap([MIXED, *RANK_COLOURS[:ranks]])
+    for axis, (title, owners) in zip(axes, panels.items(), strict=True):
+        axis.imshow(owners.numpy(), cmap=colours, vmin=ALL, vmax=ranks - 1)
+        rule(axis, *owners.shape, "white")
+        axis.set_title(title, fontsize=11)
+    figure.suptitle(f"{type(style).__name__} on {ranks} ranks", fontsize=13)
+    figure.tight_layout(pad=0.6, w_pad=2)
+    plt.close(figure)
+    return figure
+
+
+def placement_maps(tensors: dict[str, torch.Tensor], columns: int = 8) -> Figure:
+    """Draw a map for each tensor, which shows what each rank holds of it.
+
+    The tensors are vectors and matrices, for example all of `dict(block.named_parameters())`. A shard has its rank's
+    colour. A tensor that all ranks have whole is grey. Overlapping sheets, one for each rank, are the terms of a sum
+    (Partial). A map shows whether a matrix is tall or wide. The maps have no common scale.
+    """
+    columns = min(columns, len(tensors))
+    rows = -(-len(tensors) // columns)
+    figure, axis = canvas(max(1.6 * columns, 8.0), 2.0 * rows + 0.5)
+    for i, (name, tensor) in enumerate(tensors.items()):
+        x, y = 1.6 * (i % columns) + 0.8, 2.0 * (rows - i // columns)
+        title = f"{name}\n{tuple(tensor.shape)}".replace(".", "\n", 1)
+        axis.text(x, y - 0.55, title, ha="center", va="bottom", fontsize=10)
+        draw_map(axis, tensor, x, y - 1.2)
+    ranks = max((tensor.device_mesh.size() for tensor in tensors.values() if isinstance(tensor, DTensor)), default=1)
+    for rank in range(ranks):
+        box(axis, 0.6 + 0.85 * rank, 2.0 * rows + 0.3, 0.75, 0.25, f"rank {rank}", rank_colour(rank))
+    box(axis, 0.7 + 0.85 * ranks, 2.0 * rows + 0.3, 0.9, 0.25, "all ranks", MIXED)
+    return figure
+
+
+def draw_map(axis: Axes, tensor: torch.Tensor, x: float, y: float) -> None:
+    """Draw the map of one tensor around (x, y)."""
+    shape = tuple(tensor.shape)
+    placement = placement_of(tensor)
+    if not isinstance(placement, (Shard, Partial)):
+        draw_part(axis, x, y, shape, [slice(0, length) for length in shape], MIXED)
+        return
+    for rank, part in reversed(list(enumerate(slices_of_ranks(tensor)))):
+        aside = 0.06 * rank if isinstance(placement, Partial) else 0.0
+        draw_part(axis, x + aside, y - aside, shape, part, rank_colour(rank))
+
+
+def draw_part(
+    axis: Axes, x: float, y: float, shape: tuple[int, ...], part: Sequence[slice], colour: str, side: float = 1.1
+) -> None:
+    """Draw a part of a vector or of a matrix at its place in the whole.
+
+    The whole lies around (x, y), and its longer side is `side` inches long. A vector stands upright.
+    """
+    wide = min(max(shape[1] / shape[0], 0.4), 2.5) if len(shape) == 2 else 0.12
+    width, height = side * min(wide, 1.0), side * min(1 / wide, 1.0)
+    of_rows, of_columns = (*shape, 1)[:2]
+    rows, columns = (*part, slice(0, 1))[:2]
+    left, top = x - width / 2 + width * columns.start / of_columns, y + height / 2 - height * rows.start / of_rows
+    across, down = width * (columns.stop - columns.start) / of_columns, height * (rows.stop - rows.start) / of_rows
+    if across and down:
+        box(axis, left + across / 2, top - down / 2, across, down, "", colour)
+
+
+def on_ranks(stages: dict[str, Sequence[torch.Tensor]]) -> Figure:
+    """Draw the vector that each rank has at each stage.
+
+    Each stage is a panel, in which each rank has a row and each number of its vector has a cell. A number that only one
+    rank has at the first stage keeps this rank's colour. Any other number, such as a sum, is grey.
+    """
+    first = [set(vector.tolist()) for vector in next(iter(stages.values()))]
+    widths = [max(vector.numel() for vector in vectors) for vectors in stages.values()]
+    figsize = (0.55 * sum(widths) + 1.3 * len(stages), 0.5 * len(first) + 0.7)
+    figure, axes = plt.subplots(1, len(stages), figsize=figsize, width_ratios=widths, squeeze=False)
+    for axis, (title, vectors), width in zip(axes[0], stages.items(), widths, strict=True):
+        for rank, vector in enumerate(vectors):
+            for place, value in enumerate(vector.tolist()):
+                owners = [owner for owner, values in enumerate(first) if value in values]
+                colour = rank_colour(owners[0]) if len(owners) == 1 else MIXED
+                axis.add_patch(Rectangle((place, rank), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
+                axis.text(place + 0.5, rank + 0.5, f"{value:g}", ha="center", va="center", fontsize=12)
+        axis.set(xlim=(0, width), ylim=(len(first), 0), xticks=[], yticks=[rank + 0.5 for rank in range(len(first))])
+        axis.set_yticklabels([f"rank {rank}" for rank in range(len(first))], fontsize=11)
+        axis.set_title(wrap_title(title, 6 * width), fontsize=12)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    figure.tight_layout(pad=0.4, w_pad=2)
+    plt.close(figure)
+    return figure
+
+
+def shard_map(parts: Sequence[torch.Tensor], shape: tuple[int, int], title: str = "") -> Figure:
+    """Draw which part of a matrix each rank holds.
+
+    The parts must be those of `torch.arange(rows * columns).view(rows, columns)`, so that each value tells its place.
+    """
+    rows, columns = shape
+    figure, axes = plt.subplots(1, len(parts), figsize=(2.3 * len(parts), 2.3 * rows / columns + 0.6), squeeze=False)
+    for rank, (axis, part) in enumerate(zip(axes[0], parts, strict=True)):
+        held = torch.zeros(rows * columns)
+        held[part.flatten().long()] = 1.0
+        axis.imshow(held.view(rows, columns).numpy(), cmap=ListedColormap(["white", rank_colour(rank)]))
+        rule(axis, rows, columns, "#cccccc")
+        axis.set_title(f"rank {rank}: {tuple(part.shape)}", fontsize=11)
+    figure.suptitle(title, fontsize=13)
+    figure.tight_layout(pad=0.6, h_pad=1.5)
+    plt.close(figure)
+    return figure
+
+
+def heads(count: int, ranks: int) -> Figure:
+    """Draw which attention heads each rank computes, with a row for each rank.
+
+    If the number of heads is divisible by the number of ranks, all ranks have equally many heads. If it is not, the
+    first ranks have one head more, and dashed cells show where the other ranks wait for them.
+    """
+    each, more = divmod(count, ranks)
+    shares = [each + (rank < more) for rank in range(ranks)]
+    *most, last = [str(n) for n in range(1, count + 1) if count % n == 0]
+    fits = f"{count} is divisible by {', '.join(most)} and {last}" if most else f"{count} is divisible by {last}"
+    title = f"{count} heads on {ranks} ranks: {each} each" if ranks > 1 else f"{count} heads on 1 rank"
+    if more:
+        title = f"{count} heads are not divisible by {ranks}. Uneven, on {ranks} ranks: {', '.join(map(str, shares))}"
+        fits += f". If heads take equally long, {count / (ranks * shares[0]):.1%} of the ranks' time is used"
+    figure, axis = canvas(max(0.42 * shares[0] + 1.1, 8.0), 0.42 * ranks + 0.8)
+    axis.text(0.2, 0.42 * ranks + 0.58, title, va="center", fontsize=13)
+    axis.text(0.2, 0.42 * ranks + 0.28, fits, va="center", fontsize=11)
+    first = 0
+    for rank, share in enumerate(shares):
+        y = 0.42 * (ranks - rank) - 0.15
+        axis.text(0.2, y, f"rank {rank}", va="center", fontsize=11)
+        for place in range(shares[0]):
+            x = 1.1 + 0.42 * place
+            if place < share:
+                box(axis, x, y, 0.38, 0.38, str(first + place), rank_colour(rank))
+            else:
+                box(axis, x, y, 0.38, 0.38, "", "white").set(linestyle="--", edgecolor="#888888")
+        first += share
+    return figure

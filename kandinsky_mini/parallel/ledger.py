@@ -1,0 +1,141 @@
+"""The communication ledger: which collective ran in which module, with how many bytes and over how many ranks.
+
+The payload is the size of the whole logical tensor in bytes. Wire bytes are what each rank sends if P ranks form a
+ring, which is the least that is possible for large tensors (Patarasuk and Yuan 2009): 2 (P-1)/P of the payload for an
+all-reduce, (P-1)/P for an all-gather or a reduce-scatter, (P-1)/P^2 for an all-to-all.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.utils._python_dispatch import TorchDispatchMode
+
+RING = {
+    "all_reduce": lambda p: 2 * (p - 1) / p,
+    "all_gather": lambda p: (p - 1) / p,
+    "reduce_scatter": lambda p: (p - 1) / p,
+    "all_to_all": lambda p: (p - 1) / p**2,
+    # These two start at one rank. The numbers are averages over the ranks.
+    "broadcast": lambda p: (p - 1) / p,  # around the ring, so that the last rank sends nothing
+    "scatter": lambda p: (p - 1) / p**2,  # only the first rank sends
+}
+# PyTorch's operators: our name, the argument whose tensor is counted, and whether it is only one of P parts.
+COLLECTIVES = {
+    "_c10d_functional::all_reduce": ("all_reduce", 0, False),
+    "_c10d_functional::all_gather_into_tensor": ("all_gather", 0, True),
+    "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", 0, False),
+    "_c10d_functional::all_to_all_single": ("all_to_all", 0, True),
+    "_dtensor::shard_dim_alltoall": ("all_to_all", 0, True),
+    # Those of torch.distributed's own functions, such as dist.all_reduce. Some of them take lists of tensors.
+    "c10d::allreduce_": ("all_reduce", 0, False),
+    "c10d::allgather_": ("all_gather", 1, True),
+    "c10d::_allgather_base_": ("all_gather", 1, True),
+    "c10d::_reduce_scatter_base_": ("reduce_scatter", 1, False),
+    "c10d::reduce_scatter_": ("reduce_scatter", 1, True),
+    "c10d::broadcast_": ("broadcast", 0, False),
+    "c10d::scatter_": ("scatter", 0, True),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One collective: the module that it ran in, its kind, its payload in bytes, and the size of its group."""
+
+    module: str
+    collective: str
+    payload: int
+    ranks: int
+
+    @property
+    def wire(self) -> float:
+        """The bytes that each rank sends."""
+        return RING[self.collective](self.ranks) * self.payload
+
+
+class Ledger(TorchDispatchMode):
+    """Count the collectives that run while it is active, in `entries`. With a model, they name the module they ran in.
+
+    with Ledger(dit) as ledger:
+        dit(...)
+    """
+
+    def __init__(self, model: nn.Module | None = None):
+        super().__init__()
+        self.model = model or nn.Module()
+        self.entries: list[Entry] = []
+        self._inside: list[str] = []
+        self._hooks: list = []
+
+    def __enter__(self):
+        for name, module in self.model.named_modules():
+            # First in and last out, so that collectives of the plan's own hooks are counted in their module.
+            enter = module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name), prepend=True)
+            leave = module.register_forward_hook(self._leave, always_call=True)
+            self._hooks += [enter, leave]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
+        return super().__exit__(*error)
+
+    def _leave(self, *_) -> None:
+        self._inside.pop()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in COLLECTIVES:
+            collective, index, is_part = COLLECTIVES[func._schema.name]
+            tensor, ranks = args[index], group_size(func, args)
+            while isinstance(tensor, list):
+                tensor = tensor[0]
+            payload = tensor.numel() * tensor.element_size() * (ranks if is_part else 1)
+            self.entries.append(Entry(self._inside[-1] if self._inside else "", collective, payload, ranks))
+        return func(*args, **(kwargs or {}))
+
+
+def group_size(collective: torch._ops.OpOverload, args: tuple) -> int:
+    """Return the number of ranks that a call of one of PyTorch's collective operators spans, from its arguments."""
+    given = {argument.name: value for argument, value in zip(collective._schema.arguments, args, strict=False)}
+    if "process_group" in given:
+        return dist.ProcessGroup.unbox(given["process_group"]).size()
+    group = given["group_name"]
+    return (group if isinstance(group, dist.ProcessGroup) else _resolve_process_group(group)).size()
+
+
+def summary(entries: list[Entry]) -> str:
+    """Put the collectives into words, such as "1 all_reduce of 64 KiB, 2 all_gather of 16 B"."""
+    counts = Counter((entry.collective, entry.payload) for entry in entries)
+    return ", ".join(f"{count} {name} of {size(payload)}" for (name, payload), count in counts.items()) or "none"
+
+
+def compare(predicted: list[Entry], counted: list[Entry]) -> str:
+    """Return a table of each module's collectives, predicted and counted. Its last line has the bytes sent."""
+
+    def by_module(entries: list[Entry]) -> dict[str, str]:
+        groups: dict[str, list[Entry]] = {}
+        for entry in entries:
+            groups.setdefault(entry.module, []).append(entry)
+        return {module: summary(group) for module, group in groups.items()}
+
+    def with_sum(entries: list[Entry]) -> dict[str, str]:
+        return by_module(entries) | {"sent by each rank": size(sum(entry.wire for entry in entries))}
+
+    left, right = with_sum(predicted), with_sum(counted)
+    modules = sorted(left | right, key="sent by each rank".__eq__)  # puts the sum last
+    widths = [max(map(len, column)) for column in (["module", *modules], ["predicted", *left.values()])]
+    lines = [f"{'module':{widths[0]}}  {'predicted':{widths[1]}}  counted"]
+    for module in modules:
+        lines.append(f"{module:{widths[0]}}  {left.get(module, '-'):{widths[1]}}  {right.get(module, '-')}")
+    return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Put a number of bytes into words, such as "1.5 KiB"."""
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}".replace(".0 ", " ")
+    return f"{count:.0f} B"

@@ -1,0 +1,165 @@
+"""The stages of training mini, one function for each. launch/train_mini.py passes its options to them."""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..config import FPS, PIXELS_PER_LATENT, ROOT, Config
+from ..models.checkpoint import load_checkpoint, save_checkpoint
+from ..models.dit import DiffusionTransformer3D
+from ..models.text_embedders import load_text_embedder
+from ..models.vae import load_vae
+from ..parallel.groups import rank, world_size
+from ..world.scenes import Scene
+from . import dataset, fresh_models
+from . import dit as dit_training
+from . import vae as vae_training
+from .budget import Budget
+from .run import Run
+from .scorer import load_scorer, score, train_scorer
+
+FRAMES = 2 * FPS + 1  # frames of a rendered video
+SEEDS = {"vae": 1, "scorer": 2, "latents": 3, "dit": 4, "held_out": 5}
+
+
+def picture_size(config: Config) -> tuple[int, int]:
+    return config.sampling.height, config.sampling.width
+
+
+def per_rank(batches: tuple[tuple[int, int], ...], args: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    """Return (frames, videos a step) for one rank.
+
+    The ranks share the videos of a step, and --shrink divides their number.
+    """
+    return tuple((frames, max(1, videos // (args.shrink * world_size()))) for frames, videos in batches)
+
+
+def latents_path(run: Run) -> Path:
+    return run.folder / f"latents-{rank()}-of-{world_size()}.pt"
+
+
+def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
+    videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["vae"], device)
+    torch.manual_seed(SEEDS["vae"])
+    if args.refine:
+        vae = load_vae(ROOT / config.weights.vae, config.vae.tiling, torch.float32).to(device)
+    else:
+        vae = fresh_models.new_vae(config.dit.in_visual_dim).to(device)
+    state = run.load("vae", device)
+    if state:
+        vae.load_state_dict(state["model"])
+    budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
+    clips = per_rank(vae_training.CLIPS, args)
+    optimizer_state = state and state["optimizer"]
+    training = vae_training.train_vae(vae, videos, budget, optimizer_state, clips, refine=args.refine)
+    for step, optimizer, parts in training:
+        if step % 100 == 0 or budget.spent:
+            run.log("vae", {"step": step} | {name: value.item() for name, value in parts.items()})
+        run.save("vae", budget, model=vae, optimizer=optimizer)
+    if rank() > 0:
+        return
+    vae_training.normalise_latents(vae, videos[:64])
+    vae.to(torch.bfloat16).save_pretrained(run.folder / "vae")
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)  # measure it as it is published
+    run.log("vae", {"psnr_held_out": vae_training.psnr(vae, held_out_videos(args, config, device)[0])})
+
+
+def held_out_videos(args: argparse.Namespace, config: Config, device: torch.device) -> tuple[torch.Tensor, list[Scene]]:
+    scenes = dataset.held_out_scenes()[:: args.shrink]
+    return dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["held_out"], device), scenes
+
+
+def run_scorer(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
+    videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["scorer"], device)
+    scorer = train_scorer(videos, scenes, args.steps, batch=max(2, 32 // args.shrink), seed=SEEDS["scorer"])
+    save_file(scorer.state_dict(), run.folder / "scorer.safetensors")
+    run.log("scorer", {"rendered": score(scorer, *held_out_videos(args, config, device))})
+
+
+def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
+    scenes = dataset.training_scenes()[: args.scenes]
+    generator = torch.Generator().manual_seed(SEEDS["latents"] * 64 + rank())
+    latents = {}
+    for seconds, repeats in ((0, 4 * args.videos), (1, args.videos), (2, args.videos)):
+        frames = FPS * seconds + 1
+        values = dataset.render_latents(vae, scenes, repeats, frames, picture_size(config), generator, device)
+        latents[values.shape[1]] = values.cpu()
+        record = {"seconds_of_video": seconds, "count": len(values), "std": values.float().std().item()}
+        run.log("latents", record)
+    path = latents_path(run)
+    torch.save(latents, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    torch.manual_seed(SEEDS["dit"])
+    model = dit_training.TextToLatent(DiffusionTransformer3D(config.dit), fresh_models.new_text_embedder(config))
+    if args.refine:
+        weights = config.weights
+        load_checkpoint(model.dit, ROOT / weights.dit)
+        encoders = (ROOT / weights.text_encoder, ROOT / weights.text_encoder2)
+        model.embedder = load_text_embedder(*encoders, config.text, torch.float32)
+    model.train().to(device)
+    average = dit_training.averaged(model)
+    state = run.load("dit", device)
+    if state:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+    scenes = dataset.training_scenes()[: args.scenes]
+    captions = dataset.CaptionBuckets(model.embedder, scenes, args.phrasings, SEEDS["dit"], device)
+    size = (*(side // PIXELS_PER_LATENT for side in picture_size(config)), config.dit.in_visual_dim)
+    lengths = per_rank(dit_training.LENGTHS, args)
+    gradients = dit_training.prepare(model, captions, lengths, size)
+    run.log("dit", {"recorded_shapes": len(gradients.recorded)})
+
+    while args.wait and not latents_path(run).exists():
+        time.sleep(1.0)
+    latents = torch.load(latents_path(run), map_location=device)
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
+    scorer = load_scorer(run.folder / "scorer.safetensors").to(device)
+    asked = dataset.held_out_scenes()[:: 2 * args.shrink]
+    prompts = dit_training.evaluation_prompts(asked)
+    noise = torch.randn((len(asked), *latents[max(latents)].shape[1:]), generator=torch.Generator().manual_seed(7)).to(
+        device
+    )
+
+    budget = Budget(args.steps, args.minutes, **(state["budget"] if state else {}))
+    for step, optimizer, parts in dit_training.train_dit(
+        model, gradients, average, latents, captions, budget, state and state["optimizer"], lengths, refine=args.refine
+    ):
+        if step % 100 == 0 or budget.spent:
+            run.log("dit", {"step": step} | {name: value.item() for name, value in parts.items()})
+        if rank() == 0 and (step % args.evaluate_every == 0 or budget.spent):
+            videos = dit_training.generate_videos(average.module, vae, prompts, noise, config.sampling)
+            run.log("dit", {"step": step, "came_true": score(scorer, videos, asked)})
+        run.save("dit", budget, model=model, optimizer=optimizer, average=average)
+
+
+def run_export(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    model = dit_training.TextToLatent(DiffusionTransformer3D(config.dit), fresh_models.new_text_embedder(config))
+    average = run.load("dit", torch.device("cpu"))["average"]
+    model.load_state_dict({key.removeprefix("module."): v for key, v in average.items() if key != "n_averaged"})
+    out = Path(args.out)
+    save_checkpoint(model.dit, out / "dit")
+    embedder = model.embedder.to(torch.bfloat16)
+    for encoder, tokenizer, name in (
+        (embedder.text_encoder, embedder.tokenizer, "text_encoder"),
+        (embedder.text_encoder2, embedder.tokenizer2, "text_encoder2"),
+    ):
+        encoder.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
+    vae = load_vae(run.folder / "vae", config.vae.tiling, torch.bfloat16)
+    vae.register_to_config(_name_or_path="")  # else diffusers writes the path that it was loaded from
+    vae.save_pretrained(out / "vae")
+    shutil.copy(run.folder / "scorer.safetensors", out)
+    print(f"weights in {out}")
+
+
+STAGES = {"vae": run_vae, "scorer": run_scorer, "latents": run_latents, "dit": run_dit, "export": run_export}

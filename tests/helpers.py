@@ -1,0 +1,84 @@
+"""Helpers that several tests share: small random models, their inputs, bars for differences, and paths."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from kandinsky_mini.config import DiTConfig
+from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.sampling import rope_positions
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# Differences in float32 must stay below these bars. They are shares of the largest value.
+MODULE_BAR, MODEL_BAR = 1e-5, 1e-4
+# Tests compare these modules one by one. The empty name stands for the whole model.
+MODULES = (
+    *("time_embeddings", "text_embeddings", "pooled_text_embeddings", "visual_embeddings"),
+    *("visual_transformer_blocks.0", "visual_transformer_blocks.1", "out_layer", ""),
+)
+SMALL = DiTConfig(
+    in_visual_dim=4,
+    in_text_dim=24,
+    in_text_dim2=20,
+    time_dim=32,
+    out_visual_dim=4,
+    patch_size=(1, 2, 2),
+    model_dim=128,
+    ff_dim=256,
+    num_text_blocks=1,
+    num_visual_blocks=2,
+    axes_dims=(4, 6, 6),
+    visual_cond=False,
+)
+TOKENS, TEXT_TOKENS = 3 * 2 * 3, 7  # the numbers of visual and of text tokens in random_inputs
+
+
+def random_model(**changes) -> DiffusionTransformer3D:
+    """Build a model of SMALL's sizes, apart from the changes, with random weights everywhere.
+
+    A fresh model has zeros in its modulation, which would let any error pass.
+    """
+    model = DiffusionTransformer3D(dataclasses.replace(SMALL, **changes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def random_inputs(model: DiffusionTransformer3D) -> tuple:
+    """Draw the arguments of one forward: a latent of 3 frames of 4 x 6, and a text of TEXT_TOKENS tokens."""
+    x, text = torch.randn(3, 4, 6, SMALL.in_visual_dim), torch.randn(TEXT_TOKENS, SMALL.in_text_dim)
+    pooled, time = torch.randn(1, SMALL.in_text_dim2), torch.rand(1) * 1000
+    return x, text, pooled, time, rope_positions(model, x), torch.arange(TEXT_TOKENS)
+
+
+def without_zeros(dit: torch.nn.Module) -> torch.nn.Module:
+    """Give the modulation of a fresh model random weights, in place.
+
+    Its zeros make every block the identity, which hides what the blocks compute.
+    """
+    for name, parameter in dit.named_parameters():
+        if "modulation" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return dit
+
+
+def relative_difference(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """Return the largest difference as a share of the reference's largest value."""
+    return ((output - reference).abs().max() / reference.abs().max()).item()
+
+
+def inputs_and_outputs(model: torch.nn.Module, inputs: tuple) -> dict[str, tuple]:
+    """Run a forward, and return the arguments and the output of each of MODULES.
+
+    The hooks stay on the model, so pass a copy that you do not need afterwards.
+    """
+    seen = {}
+    for name in MODULES:
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.__setitem__(name, (args, output))
+        )
+    model(*inputs)
+    return seen

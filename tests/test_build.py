@@ -1,0 +1,63 @@
+"""A model gets the weights of its file, and the weights that it computes with in float32 stay exact."""
+
+from functools import partial
+
+import pytest
+import torch
+from helpers import SMALL, random_model
+from safetensors.torch import load_file, save_file
+
+from kandinsky_mini.build import build_dit, load_weights
+from kandinsky_mini.models.checkpoint import save_checkpoint, to_released
+from kandinsky_mini.models.dit import float32_parameters, set_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Write a file like the released ones, in bfloat16 except for the weights that are computed with in float32."""
+    dit = random_model()
+    exact = float32_parameters(dit)
+    weights = {name: value if name in exact else value.bfloat16() for name, value in dit.state_dict().items()}
+    path = tmp_path / "dit.safetensors"
+    save_file(to_released(weights), path)
+    return path, weights
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_are_those_of_the_file(published, dtype):
+    path, weights = published
+    dit = build_dit(SMALL, CPU, partial(load_weights, path=path, device=CPU), dtype=dtype)
+    assert dit.dtype == dtype
+    exact = float32_parameters(dit)
+    assert any("modulation" in name for name in exact) and any("time_embeddings" in name for name in exact)
+    for name, value in dit.state_dict().items():
+        assert torch.equal(value.float(), weights[name].float()), name
+        assert value.dtype == (torch.float32 if name in exact else dtype), name
+
+
+def test_saving_what_was_loaded_gives_the_same_file(published, tmp_path):
+    path, _ = published
+    dit = build_dit(SMALL, CPU, partial(load_weights, path=path, device=CPU), dtype=torch.bfloat16)
+    save_checkpoint(dit, tmp_path / "again")
+    before, after = load_file(path), load_file(tmp_path / "again" / "dit.safetensors")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert value.dtype == after[name].dtype and torch.equal(value, after[name]), name
+
+
+def test_casting_a_loaded_model_rounds_only_what_is_computed_in_the_lower_precision():
+    dit = random_model()
+    before = {name: value.clone() for name, value in dit.state_dict().items()}
+    set_dtype(dit, torch.bfloat16)
+    exact = float32_parameters(dit)
+    for name, value in dit.state_dict().items():
+        assert torch.equal(value, before[name] if name in exact else before[name].bfloat16()), name
+
+
+def test_a_model_is_ready_to_infer(published):
+    path, _ = published
+    dit = build_dit(SMALL, CPU, partial(load_weights, path=path, device=CPU))
+    assert not any(module.training for module in dit.modules())
+    assert not any(parameter.is_meta for parameter in dit.parameters())

@@ -1,0 +1,69 @@
+"""Layouts have a text form and a mesh, and one that does not fit is refused before anything is sharded."""
+
+import pytest
+from helpers import SMALL
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import CONFIGS
+from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.parallel.simulation import simulated_ranks
+
+FORMS = {
+    "tp1": ParallelLayout(),
+    "tp4": ParallelLayout("tp", 4),
+    "tp_sp2": ParallelLayout("tp_sp", 2),
+    "cfg2-ulysses4": ParallelLayout("ulysses", 4, cfg=2),
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_a_layout_is_printed_as_it_is_parsed(text):
+    assert ParallelLayout.parse(text) == FORMS[text]
+    assert str(FORMS[text]) == text
+
+
+def test_the_ranks_of_a_layout_are_those_of_all_branches():
+    assert [layout.ranks for layout in FORMS.values()] == [1, 4, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((text, f"'{text}' is not a layout") for text in ("", "tp", "4", "tp0", "tp4-cfg2", "tp 4", "tp-4")),
+        ("cfg2", "unknown kind of layout 'cfg': choose one of tp, tp_sp, ulysses"),
+        ("best4", "unknown kind of layout 'best': choose one of tp, tp_sp, ulysses"),
+        ("cfg3-tp2", "guidance has 2 branches, which run on 1 or 2 parts of the ranks, not on 3"),
+    ],
+)
+def test_text_that_is_no_layout_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        ParallelLayout.parse(text)
+
+
+def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
+    with simulated_ranks(FORMS["tp4"]) as mesh:
+        assert (mesh.mesh_dim_names, mesh.mesh.tolist()) == (("tensor_parallel",), [0, 1, 2, 3])
+    with simulated_ranks(FORMS["cfg2-ulysses4"]) as mesh:
+        assert mesh.mesh_dim_names == ("cfg_parallel", "context_parallel")
+        assert mesh.mesh.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]  # the ranks of one branch are neighbours
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "message"),
+    [
+        ("tp4", 2, "the layout tp4 needs 4 ranks, but 2 were started: use torchrun --nproc-per-node 4"),
+        ("tp3", 3, "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        ("cfg2-tp4", 8, "there is no plan for the layout cfg2-tp4 yet: choose tp, such as tp2"),
+        ("ulysses2", 2, "there is no plan for the layout ulysses2 yet"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
+    with pytest.raises(ValueError, match=message):
+        ParallelLayout.parse(text).check(SMALL, ranks)
+    ParallelLayout.parse("tp4").check(SMALL, 4)
+
+
+def test_the_pipeline_refuses_a_layout_before_it_looks_for_weights(tiny_config):
+    with pytest.raises(ValueError, match="the layout tp2 needs 2 ranks, but 1 were started"):
+        get_T2V_pipeline("cpu", CONFIGS / "lite_5s.yaml", layout="tp2")
+    assert get_T2V_pipeline("cpu", tiny_config, layout="tp1").config.name == "tiny"

@@ -1,0 +1,117 @@
+"""No record overwrites another, only like runs are compared, and figures and pages say what the records say."""
+
+import dataclasses
+import json
+
+import plot
+import pytest
+import sweep
+from helpers import ROOT
+
+from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.parallel.layout import ParallelLayout
+
+
+def lite(seconds: int, gpus: int, step: float, **others) -> Record:
+    return Record(
+        command="",
+        config=f"lite_{seconds}s",
+        device="a GPU",
+        gpus=gpus,
+        interconnect="",
+        layout=ParallelLayout("tp", gpus),
+        seconds_of_video=seconds,
+        guided=True,
+        compiled=True,
+        attention="cudnn",
+        step_seconds=[[step, 1.1 * step, step]] * gpus,
+        warmup_seconds=[[9.0]] * gpus,
+        peak_bytes=[2**30] * gpus,
+        **others,
+    )
+
+
+DIFFERENCES = [
+    *({"seconds_of_video": 10}, {"guided": False}, {"compiled": False}, {"attention": "flash4"}, {"device": "other"}),
+    *(
+        {"engine": "diffusers"},
+        {"plan": "minimal"},
+        {"config": "mini"},
+        {"text_tokens": [64, 64]},
+        {"parts": {"text": 1.0}},
+    ),
+    *({"layout": ParallelLayout("tp", 4)}, {"layout": ParallelLayout("ulysses", 2)}),
+    *({"layout": ParallelLayout("tp", 1, cfg=2)}, {"gpus": 0}, {"gpus": 0, "threads": 2}),
+]
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=str)
+def test_runs_that_differ_have_files_of_their_own(difference, tmp_path):
+    record = lite(5, 2, 1.0, text_tokens=[200, 60])
+    other = dataclasses.replace(record, **difference)
+    record.save(tmp_path)
+    other.save(tmp_path)
+    assert len(load_records(tmp_path)) == 2
+    assert record in load_records(tmp_path) and other in load_records(tmp_path)
+
+
+def test_a_run_that_is_repeated_replaces_its_record(tmp_path):
+    lite(5, 2, 1.0).save(tmp_path)
+    lite(5, 2, 0.9).save(tmp_path)
+    (record,) = load_records(tmp_path)
+    assert record.step == 0.9
+
+
+def test_published_records_have_the_name_of_their_run():
+    names = {path.stem for path in PUBLISHED.glob("speed-*.json")}
+    assert {record.name for record in load_records()} == names != set()
+
+
+def test_a_record_of_another_schema_is_an_error(tmp_path):
+    path = tmp_path / "speed-old.json"
+    path.write_text(json.dumps({"schema": 0}))
+    with pytest.raises(ValueError, match="speed-old.json is no record of schema 2"):
+        load_records(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="speed-old.json is not JSON"):
+        load_records(tmp_path)
+    path.write_text(json.dumps({"schema": 2, "layout": {}, "colour": "red"}))
+    with pytest.raises(ValueError, match="speed-old.json.*colour"):
+        load_records(tmp_path)
+
+
+def test_figures_show_what_the_records_say(tmp_path):
+    for gpus in (1, 2, 4):
+        lite(5, gpus, 2.0 / gpus, breakdown={"attention": 1.5 / gpus, "rest": 0.5 / gpus}).save(tmp_path)
+    lite(5, 1, 2.0, parts={"text": 1.0, "vae": 4.0, "save": None}).save(tmp_path)
+    dataclasses.replace(lite(5, 1, 0.0, parts={"save": 5.0}), gpus=0, step_seconds=[[]]).save(tmp_path)
+    records = load_records(tmp_path)
+    left, right = plot.speedup(records).axes
+    assert [text.get_text() for text in left.texts] == ["2.00x", "4.00x"]
+    (axis,) = plot.whole(records).axes
+    # A whole run has 50 steps, and takes 10 seconds for everything else.
+    assert [text.get_text() for text in axis.texts[:3]] == ["110", "60", "35"]
+    assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
+
+
+def test_only_what_is_alike_is_compared():
+    h100 = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
+    others = [dataclasses.replace(record, device="another GPU") for record in h100]
+    eager = [dataclasses.replace(lite(5, 4, 0.5), compiled=False)]  # there is no run on one GPU to compare it with
+    groups = plot.on_gpus(sorted([*h100, *others, *eager], key=lambda record: (record.series, record.ranks)))
+    assert [[record.ranks for record in group] for group in groups] == [[1, 2], [1, 2]]
+    assert groups[0][0].device != groups[1][0].device
+    (line,) = [line for line in sweep.table([*h100, *eager]).splitlines() if line.split()[2] == "4"]
+    assert line.split()[5] == "-"
+
+
+def test_a_figure_without_records_is_left_out_and_says_so(tmp_path, capsys):
+    plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])
+    assert list(tmp_path.glob("*.png")) == []
+    assert capsys.readouterr().out.count("is left out: there are no records of ") == len(plot.FIGURES)
+
+
+def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
+    plot.main(["--out", str(tmp_path)])
+    committed = {path.name for path in (ROOT / "assets" / "figures").glob("*.png")}
+    assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
