@@ -1,0 +1,100 @@
+"""Pages agree with the records and with the tree: their numbers are measured ones, and their links lead somewhere."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import plot
+import pytest
+from helpers import NOTEBOOKS, ROOT
+
+from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+
+PAGES = [ROOT / "README.md", *(ROOT / "kandinsky_mini").rglob("README.md"), PUBLISHED / "README.md"]
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def read(*parts: str) -> str:
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def row_of(record: Record, one: Record) -> str:
+    """Return the row of the table of GPUs that a record gives, beside the record of one GPU."""
+    cells = [
+        f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
+        f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+        f"{one.step / record.step:.2f}" if record.ranks > 1 else "1",
+        f"{max(times[0] for times in record.warmup_seconds):.0f} s",
+        f"{max(record.peak_bytes) / 1e9:.1f} GB",
+        f"{record.wire_bytes / 1e9:.0f} GB" if record.ranks > 1 else "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_benchmark_s_page_quotes_the_records():
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    records = load_records()
+    quotes = [row_of(record, group[0]) for group in plot.on_gpus(records) for record in group]
+    for record in records:
+        low, high = (f"{bound(record.slowest()):.3f}" for bound in (min, max)) if any(record.step_seconds) else ("", "")
+        if record.engine != "ours":
+            quotes += [f"{record.step:.3f} s on {record.ranks} GPU", f"({low} to {high})"]
+        if record.capacity:
+            quotes.append(f"{record.step:.2f} s with {record.ranks} rank")
+        if record.config == "lite_10s":
+            quotes += [f"{seconds:.1f} s" for seconds in record.parts.values() if seconds]
+    assert len(quotes) > 10 and [quote for quote in quotes if quote not in page] == []
+
+
+def test_the_benchmark_s_page_quotes_the_profile_of_a_step():
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    one, two = next(group for group in plot.on_gpus(load_records()) if group[0].seconds_of_video == 5)
+    a, b = one.breakdown, two.breakdown
+    assert f"attention takes {b['attention']:.2f} s of a step instead of {a['attention']:.2f} s" in page
+    assert f"layers take {b['linear']:.2f} s instead of {a['linear']:.2f} s" in page
+    assert f"rank 0 spends {b['communication']:.2f} s on communication" in page
+    rest = sum(b[name] - a[name] / 2 for name in ("linear", "rest", "idle"))
+    assert f"Another {rest:.2f} s is work that does not halve" in page
+
+
+def test_the_readme_quotes_the_records():
+    readme = " ".join(read("README.md").split())
+    five, ten = (f"{group[0].step / group[-1].step:.2f} times" for group in plot.on_gpus(load_records()))
+    assert f"{five} faster on 2 H100 GPUs for 5 seconds of video, and {ten} for 10 seconds" in readme
+    seconds = json.loads(read("assets", "benchmarks", "time_mini.json"))["seconds"]["2 threads"]
+    assert f"took {statistics.median(seconds):.0f} seconds on 2 cores" in readme
+
+
+def test_the_training_s_page_quotes_the_evaluation():
+    page = read("kandinsky_mini", "training", "README.md")
+    record = json.loads(read("assets", "benchmarks", "evaluate_mini.json"))
+    for name in ("rendered", "generated", "unseen phrasings", "shuffled prompts"):
+        cells = [f"{100 * share:.0f} %" for share in record["shares"][name].values()]
+        assert f" | {' | '.join(cells)} |" in page, name
+    assert f"{record['count']} prompts" in page and record["date"] in page
+
+
+def links(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return [link for link in LINK.findall(text) if not link.startswith(("http:", "https:"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    assert [link for link in links(page) if not (page.parent / link).exists()] == []
+
+
+def test_every_figure_is_shown_on_a_page():
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
+    pictures = [*(ROOT / "assets").glob("*.*"), *(ROOT / "assets" / "figures").glob("*.png")]
+    assert [path for path in pictures if path not in shown] == []
+
+
+def test_the_map_has_every_file_of_the_package():
+    page = read("kandinsky_mini", "README.md")
+    names = {path.name for path in (ROOT / "kandinsky_mini").rglob("*.py") if path.stat().st_size}
+    assert [name for name in sorted(names) if f"`{name}`" not in page and f"/{name}`" not in page] == []
