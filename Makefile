@@ -18,8 +18,8 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
-	@echo "The first call sets up .venv (about 2 minutes, 2 GB). On Linux without a GPU, spare yourself gigabytes"
-	@echo "of CUDA: give the address of PyTorch's CPU package index, as in  make demo TORCH_INDEX=ADDRESS"
+	@echo "The first call sets up .venv (about 2 minutes, 2 GB). On Linux without a GPU, it also downloads gigabytes"
+	@echo "of CUDA, unless you add  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 demo: .venv/installed  ## generate "a cat in a red hat" into test.mp4
 	@$(VENV_PYTHON) launch/generate.py --prompt "a cat in a red hat" --path ./test.mp4
@@ -32,7 +32,7 @@ test: .venv/installed  ## lint, unit tests, and every notebook compared with its
 soak: .venv/installed  ## the long tests: default videos on 2, 4 and 8 ranks, 20 killed ranks (about 7 minutes)
 	$(VENV_PYTHON) -m pytest -m soak tests/
 
-evaluate: .venv/installed  ## how often prompts of scenes never trained on come true (half an hour)
+evaluate: .venv/installed  ## measure how often mini's videos match prompts for scenes that it was never trained on (half an hour)
 	$(VENV_PYTHON) launch/evaluate_mini.py --out assets/benchmarks/evaluate_mini.json
 
 figures: .venv/installed  ## draw the benchmark's figures anew, from assets/benchmarks alone
@@ -56,7 +56,7 @@ lock: .venv/bin/python  ## resolve pyproject.toml anew into requirements.lock
 	@$(PIP_INSTALL) packaging
 	$(VENV_PYTHON) .ci/lock.py torch==2.13.0
 
-clean:  ## remove .venv and caches, nothing else
+clean:  ## remove .venv, caches and build folders
 	rm -rf .venv .pytest_cache .ruff_cache build kandinsky_mini.egg-info
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -25,7 +25,8 @@ def get_T2V_pipeline(
 ) -> Kandinsky5T2VPipeline:
     """Load the models of a configuration, each onto its device, and shard the CrossDiT over the ranks.
 
-    Under torchrun every rank calls this, and each takes its own device of the kind that device_map names for "dit".
+    Under torchrun every rank makes this call. Each rank takes one device of its own, of the type that device_map gives
+    for "dit".
 
     Models compute in float32 on a CPU and in bfloat16 on a GPU. The time embedding, the modulation and the norms of
     queries and keys stay in float32 on both, as in the released model.
@@ -33,7 +34,8 @@ def get_T2V_pipeline(
     Args:
         device_map: one device for everything, or one each for "dit", "vae" and "text_embedder".
         conf_path: a YAML file, by default configs/mini.yaml, the model that this repository trains.
-        layout: how the CrossDiT is spread over the ranks, such as "tp2"; by default the talk's plan over all ranks.
+        layout: how the CrossDiT is split over the ranks, such as "tp2". The default is tensor parallelism over all
+            ranks, by the plan of the talk that this project grew from (see README.md).
 
     Raises:
         ValueError: device_map has other keys or names a device that this machine lacks, or the layout does not fit

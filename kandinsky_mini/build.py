@@ -1,4 +1,4 @@
-"""The only place that turns a configuration into models.
+"""Build a pipeline and its models from a configuration. Nothing else loads released or trained weights to infer.
 
 A CrossDiT is built on the meta device, where it has sizes but no memory. It is sharded there, then filled, so that
 each rank only ever holds its own share, on its own device.
@@ -55,9 +55,13 @@ def build_dit(
     """Build a CrossDiT on the meta device, shard it by the layout, and let fill(dit) give it weights on the device.
 
     Args:
-        layout: by default one rank.
-        plan: which tensor-parallel plan, see models/parallelize.py.
-        dtype: what tokens are computed in, by default compute_dtype(device).
+        fill: called as fill(dit) after sharding. It must give every parameter its values on the device.
+        layout: how to shard the model; the default is no sharding.
+        plan: the name of a tensor-parallel plan in models/parallelize.py.
+        dtype: the dtype of token activations; the default is compute_dtype(device).
+
+    Raises:
+        ValueError: the plan is unknown, or a width of the model is not divisible by the number of ranks.
     """
     with torch.device("meta"):
         dit = DiffusionTransformer3D(config)
@@ -83,7 +87,7 @@ def resolve_layout(layout: ParallelLayout | str | None, config: DiTConfig) -> Pa
     """Return the layout to use, by default tensor parallelism over all ranks.
 
     Raises:
-        ValueError: the layout does not fit the model, or not the number of ranks that were started.
+        ValueError: the text is not a layout, or the layout does not fit the model or the number of ranks started.
     """
     if layout is None:
         layout = ParallelLayout("tp", world_size())
@@ -109,7 +113,7 @@ def resolve_devices(device_map: str | torch.device | dict[str, str | torch.devic
 
 
 def _working_device(name: str, value: str | torch.device) -> torch.device:
-    """Turn a name into a device, and put a number on it: a well-formed name may belong to a device that is missing."""
+    """Turn a name into a device, and allocate one number there, because a valid name may belong to a missing device."""
     try:
         device = torch.device(value)
         torch.zeros((), device=device).item()

@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses read from YAML, in which every key is known and has its type.
+"""Read YAML configurations into frozen dataclasses. An unknown key, a missing key or a wrong type is an error.
 
 Paths of weights are relative to the root of the repository.
 """
@@ -26,8 +26,8 @@ class ConfigError(ValueError):
 class DiTConfig:
     """The sizes of DiffusionTransformer3D.
 
-    patch_size and axes_dims are ordered (time, height, width). axes_dims are the channels of a head that carry each
-    position, so that they add up to head_dim. With visual_cond the model also takes a latent to continue from.
+    patch_size and axes_dims are ordered (time, height, width). axes_dims says how many channels of a head encode each
+    of the three positions; their sum is head_dim. With visual_cond the model also takes a latent to continue from.
     """
 
     in_visual_dim: int
@@ -58,7 +58,7 @@ class TextConfig:
 
     The prompt takes the place of {} in prompt_template. The first crop_start tokens belong to the template and are cut
     off afterwards. Prompts longer than max_length tokens, or pooled_max_length for CLIP, are truncated. known_words
-    says in words what the model has seen; it is empty where any word will do.
+    tells a person which words the model was trained on. It is empty if the model takes any word.
     """
 
     prompt_template: str
@@ -78,7 +78,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """What to generate and how: the defaults of a call of the pipeline.
+    """Default settings for a call of the pipeline.
 
     time_length is in seconds, width and height in pixels. scale_factor divides the RoPE angles of time, height and
     width. The pipeline's docstring explains the others.
@@ -99,7 +99,7 @@ class SamplingConfig:
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
-        """(T, H, W) of the latent of such a video."""
+        """(T, H, W) of the latent for a video with these settings."""
         frames = self.time_length * FPS // FRAMES_PER_LATENT + 1
         return frames, self.height // PIXELS_PER_LATENT, self.width // PIXELS_PER_LATENT
 

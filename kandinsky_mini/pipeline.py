@@ -75,7 +75,10 @@ class Kandinsky5T2VPipeline:
             callback: called as callback(step, latent) after each step, on rank 0. latent is (T, H, W, C).
 
         Raises:
-            ValueError: an argument cannot work. This is checked before any model runs.
+            ValueError: an argument has a wrong type or value. This is checked before any model runs.
+
+        Warns:
+            UserWarning: the prompt has words that the model has never seen, or more tokens than it reads.
         """
         given = {
             "time_length": time_length,

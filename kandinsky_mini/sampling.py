@@ -17,7 +17,10 @@ from .models.text_embedders import TextEmbeds
 
 
 def time_steps(num_steps: int, scheduler_scale: float) -> torch.Tensor:
-    """Return num_steps + 1 times from 1 to 0. A scale above 1 spends more of the steps near the noise."""
+    """Return the times (num_steps + 1,) between which the steps run, from 1 (noise) down to 0 (clean).
+
+    A scale above 1 spends more of the steps near the noise.
+    """
     t = torch.linspace(1.0, 0.0, num_steps + 1)
     return scheduler_scale * t / (1.0 + (scheduler_scale - 1.0) * t)
 
@@ -40,7 +43,10 @@ def predict_velocity(
     text: TextEmbeds,
     scale_factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> torch.Tensor:
-    """Run one forward of the model: latent x (..., T, H, W, C) at time (..., 1), from 0 to 1 -> velocity like x."""
+    """Run one forward: return the velocity of a latent x (..., T, H, W, C), with the shape of x.
+
+    time (..., 1) runs from 0 (clean) to 1 (noise). The model itself counts from 0 to 1000.
+    """
     if dit.config.visual_cond:  # there is nothing to continue from: an empty latent and a mask of zeros
         x = torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[..., :1])], dim=-1)
     text_rope_pos = torch.arange(text.text.shape[-2], device=x.device)
@@ -56,9 +62,9 @@ def guided_velocity(
     null_text: TextEmbeds | None,
     sampling: SamplingConfig,
 ) -> torch.Tensor:
-    """Return the float32 velocity of a latent, which the guidance moves away from that of the null text.
+    """Return the guided velocity of a latent x (..., T, H, W, C), in float32 and with the shape of x.
 
-    v = v_null + guidance_weight * (v_text - v_null). Without a null text it is v_text, from a single forward.
+    v = v_null + guidance_weight * (v_text - v_null). Without a null text the result is v_text, from one forward.
     """
     x, scale = x.to(dit.dtype), sampling.scale_factor
     velocity = predict_velocity(dit, x, time, text, scale).float()
@@ -79,7 +85,7 @@ def generate(
     progress: bool = False,
     callback: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
-    """Turn float32 noise (..., T, H, W, C) on the model's device into a latent like it.
+    """Turn float32 noise (..., T, H, W, C) on the model's device into a latent of the same shape.
 
     Args:
         null_text: what the guidance moves away from; None where the guidance weight is 1.

@@ -15,6 +15,9 @@ def save(video: torch.Tensor, path: Path) -> None:
     """Write a uint8 video (1, 3, frames, height, width) as mp4, or its only frame as png.
 
     The file is written under another name first and renamed at the end, so that path never holds half a video.
+
+    Raises:
+        OSError: the file cannot be written completely, for example because the disk is full.
     """
     frames = video[0].permute(1, 2, 3, 0).numpy()
     aside = name_aside(path)
@@ -31,12 +34,15 @@ def save(video: torch.Tensor, path: Path) -> None:
 
 
 def name_aside(path: Path) -> Path:
-    """Return the path that a file is written to before it takes its name."""
+    """Return the temporary path, in the same folder, that a file is written to before it is renamed to `path`."""
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
 
 
 def _check_complete(aside: Path, path: Path) -> None:
-    """Notice a full disk. ffmpeg reports none, but the file lacks its index, which ffmpeg writes last."""
+    """Raise OSError if the video is incomplete.
+
+    ffmpeg does not report a full disk. But it writes the index last, so an incomplete file has none.
+    """
     try:
         iio.immeta(aside)
     except OSError as error:

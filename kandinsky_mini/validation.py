@@ -1,4 +1,4 @@
-"""Checks of what a caller gives, before any model runs. Errors say what was given and what would work."""
+"""Check the caller's arguments before any model runs. Errors say what was given and what would work."""
 
 import dataclasses
 import os
@@ -22,9 +22,12 @@ def check_text(name: str, value: object) -> None:
 
 
 def check_sampling(sampling: SamplingConfig, patch_size: tuple[int, int, int]) -> SamplingConfig:
-    """Refuse settings that cannot be sampled, and return the others with plain Python numbers.
+    """Check the settings, and return them with NumPy numbers turned into plain Python numbers.
 
     Width and height must hold whole patches of the latent.
+
+    Raises:
+        ValueError: a setting cannot be sampled. The message names it and says which values work.
     """
     check_whole("time_length", sampling.time_length, "whole seconds", 0, MOST_SECONDS)
     for name, patch in (("width", patch_size[2]), ("height", patch_size[1])):
@@ -42,7 +45,7 @@ def check_sampling(sampling: SamplingConfig, patch_size: tuple[int, int, int]) -
 
 
 def check_whole(name: str, value: object, what: str, low: int, high: int, unit: int = 1) -> None:
-    """Refuse anything but a multiple of unit between low and high, and name the nearest ones."""
+    """Raise ValueError unless value is a multiple of unit from low to high. For a number, name the nearest ones."""
     problem = f"{name} must be {what}, {low} to {high}, not {value!r}"
     if not _is_number(value):
         raise ValueError(problem)

@@ -3,7 +3,7 @@
 python launch/benchmark.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights
 torchrun --nproc-per-node 2 launch/benchmark.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights
 
-It runs the pipeline's own sampling loop, guided, from prepared text embeddings. On a GPU the visual blocks are
+It runs the pipeline's own sampling loop, guided, with random text embeddings. On a GPU the visual blocks are
 compiled, and the first warm-up step shows how long that takes. The values of the weights do not change the time, so
 --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
 
@@ -40,22 +40,35 @@ from kandinsky_mini.sampling import draw_noise, generate, guided_velocity
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
-    parser.add_argument("--random-weights", action="store_true", help="read no checkpoint")
-    parser.add_argument("--seconds", type=options.at_least(0), help="of video; default: the configuration's")
-    parser.add_argument("--steps", type=options.at_least(1), default=5, help="to time")
-    parser.add_argument("--warmup", type=options.at_least(1), default=1, help="steps before; the first one compiles")
-    tokens = {"nargs": 2, "default": (200, 60), "help": "of the prompt and of the negative one"}
+    parser.add_argument("--config", type=options.config_file, help="YAML configuration (default: mini)")
+    parser.add_argument("--random-weights", action="store_true", help="use random weights instead of a checkpoint")
+    parser.add_argument("--seconds", type=options.at_least(0), help="seconds of video (default: the configuration's)")
+    parser.add_argument("--steps", type=options.at_least(1), default=5, help="number of steps to time")
+    parser.add_argument(
+        "--warmup",
+        type=options.at_least(1),
+        default=1,
+        help="number of steps before the timed ones; the first of them compiles",
+    )
+    tokens = {"nargs": 2, "default": (200, 60), "help": "number of tokens in the prompt and in the negative prompt"}
     parser.add_argument("--tokens", type=options.at_least(1), **tokens)
-    parser.add_argument("--unguided", action="store_true", help="one forward in a step instead of two")
-    parser.add_argument("--engine", choices=("ours", "diffusers"), default="ours", help="whose model")
-    parser.add_argument("--layout", help="over the ranks, such as tp2; default: tp over all ranks")
-    parser.add_argument("--plan", choices=PLANS, default="talk", help="which of our tensor-parallel plans")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on GPUs")
+    parser.add_argument("--unguided", action="store_true", help="run one forward per step instead of two")
+    parser.add_argument(
+        "--engine", choices=("ours", "diffusers"), default="ours", help="the library whose model is timed"
+    )
+    parser.add_argument(
+        "--layout", help="how the CrossDiT is split over the ranks, such as tp2 (default: tp over all ranks)"
+    )
+    parser.add_argument("--plan", choices=PLANS, default="talk", help="our tensor-parallel plan")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="compile the visual blocks (default: only on GPUs)"
+    )
     parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=options.at_least(1), default=1, help="of each rank, on a CPU")
-    parser.add_argument("--capacity", type=float, help="is noted in the record, see sweep.py")
-    parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
+    parser.add_argument("--threads", type=options.at_least(1), default=1, help="CPU threads of each rank")
+    parser.add_argument(
+        "--capacity", type=float, help="parallel capacity to write into the record; sweep.py measures it"
+    )
+    parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="folder for the record")
     args = parser.parse_args(argv)
     if args.engine != "ours":
         if not args.random_weights:
@@ -89,7 +102,10 @@ def build_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
 
 
 def random_text(config: Config, tokens: int, device: torch.device) -> TextEmbeds:
-    """Draw what takes the place of a prompt's embeddings. It is the same on all ranks."""
+    """Draw random embeddings in place of a prompt's: text (tokens, in_text_dim), pooled (1, in_text_dim2).
+
+    They are the same on all ranks.
+    """
     sizes = (tokens, config.dit.in_text_dim), (1, config.dit.in_text_dim2)
     return TextEmbeds(*(draw_noise(size, seed=tokens).to(device, compute_dtype(device)) for size in sizes))
 
@@ -181,4 +197,4 @@ if __name__ == "__main__":
     try:
         main()
     except CheckpointError as error:
-        sys.exit(f"error: {error}. Without a checkpoint: --random-weights")
+        sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")

@@ -73,10 +73,10 @@ def torch_build() -> str:
     return f"{torch.__version__}, CUDA {torch.version.cuda} build, {torch.cuda.device_count()} GPUs"
 
 
-@check("CPU cores", cure="it works, but several ranks take turns: close other programs, or allow more cores")
+@check("CPU cores", cure="this works, but the ranks take turns: close other programs, or allow more cores")
 def cpu_cores() -> str:
     if (cores := effective_cores()) < 2:
-        raise UserWarning(f"{cores:g} to use, 2 or more are comfortable")
+        raise UserWarning(f"{cores:g} to use, 2 or more are better")
     return f"{cores:g} to use"
 
 

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     size = (pipe.config.sampling.height, pipe.config.sampling.width)
     shares = {"rendered": score(scorer, render_videos(scenes, FPS * SECONDS + 1, size, args.seed, "cpu"), scenes)}
     if shares["rendered"]["all"] < args.scorer_bar:
-        sys.exit(f"error: the scorer is right on {shares['rendered']['all']:.1%} of rendered videos only")
+        sys.exit(f"error: the scorer is right on only {shares['rendered']['all']:.1%} of the rendered videos")
 
     videos = generate_all(pipe, prompts, args.seed)
     right = judge(scorer, videos, scenes)

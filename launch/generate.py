@@ -25,10 +25,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--guidance-weight", type=float)
     parser.add_argument("--scheduler-scale", type=float)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--config", help="YAML; default: mini")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument("--layout", help="of the CrossDiT over the ranks, such as tp2; default: tp over all ranks")
-    parser.add_argument("--compile", action="store_true", help="the visual blocks; only the first step is slower")
+    parser.add_argument("--config", help="YAML configuration (default: mini)")
+    parser.add_argument("--device", help="device for all models (default: cuda if there is a GPU, else cpu)")
+    parser.add_argument(
+        "--layout", help="how the CrossDiT is split over the ranks, such as tp2 (default: tp over all ranks)"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the visual blocks, which makes the first step slower and the others faster",
+    )
     # torch.distributed.launch, the talk's launcher, passes this option. The environment says the same.
     parser.add_argument("--local-rank", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -34,7 +34,7 @@ def on_gpus(records: list[Record]) -> list[list[Record]]:
     groups = [list(group) for _, group in itertools.groupby(ours, lambda record: record.series)]
     groups = [group for group in groups if len(group) > 1 and group[0].ranks == 1]
     if not groups:
-        raise NoRecords("a configuration on one GPU and on several: launch/sweep.py")
+        raise NoRecords("a configuration on one GPU and on several. launch/sweep.py writes them")
     return groups
 
 
@@ -124,7 +124,7 @@ def memory(records: list[Record]) -> Figure:
 
 
 def whole(records: list[Record]) -> Figure:
-    """Draw Amdahl's view: the CrossDiT's steps shrink with more GPUs, what is outside of it does not."""
+    """Draw Amdahl's view: with more GPUs the CrossDiT's steps get shorter, but the other parts of a run do not."""
     parts = {(record.config, record.device): record.parts for record in records if record.parts and record.gpus}
     saving = {r.config: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
 
@@ -144,15 +144,18 @@ def whole(records: list[Record]) -> Figure:
 
     known = [record for record in records if (record.config, record.device) in parts and record.config in saving]
     if not known:
-        raise NoRecords("the parts of a whole run: launch/whole_run.py")
+        raise NoRecords("the parts of a whole run. launch/whole_run.py writes them")
     return panels(known, draw, "A whole run")
 
 
 def cpu(records: list[Record]) -> Figure:
-    """Draw ranks x threads on one CPU beside the ideal that the machine allows, and what does not depend on time."""
+    """Draw a step's time for ranks x threads on one CPU, beside the ideal for this machine.
+
+    Each rank's weights and the bytes that it sends are drawn too. They are the same on every machine.
+    """
     ours = [record for record in records if record.capacity and record.engine == "ours"]
     if not ours:
-        raise NoRecords("ranks and threads on a CPU: launch/sweep.py --device cpu")
+        raise NoRecords("ranks and threads on a CPU. launch/sweep.py --device cpu writes them")
     group = [record for record in ours if record.series == ours[0].series]
     labels = [f"{record.ranks} x {record.threads}" for record in group]
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.0), layout="constrained")

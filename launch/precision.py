@@ -3,9 +3,9 @@
 torchrun --nproc-per-node 2 launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1
 python launch/precision.py --config kandinsky_mini/configs/lite_5s.yaml --seconds 1 --simulated 4   # all on one GPU
 
-Weights and inputs are random, at the configuration's sizes, with the noise of three times of the sampling. The error is
-the norm of the difference over the norm of the float32 velocity. Splitting a sum over ranks rounds it at other places,
-but not more often. Simulated ranks round as real ones do, except for the order in which an all-reduce adds.
+Weights and inputs are random, at the configuration's sizes. Each error is measured at three times of the sampling. It
+is the norm of the difference divided by the norm of the float32 velocity. A sum that is split over ranks is rounded
+once more for each rank's term. Simulated ranks round as real ones do, but an all-reduce may add in another order.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TIMES = (0.95, 0.5, 0.05)
 @preferred_kernels()
 @torch.no_grad()
 def velocities(dit: torch.nn.Module, inputs: list[tuple], scale: tuple) -> list[torch.Tensor]:
-    """Return the velocity of each (noise, time, text), on the device and in float32."""
+    """Compute the velocity of each (noise, time, text) in the model's dtype, and return all of them as float32."""
     outputs = []
     for x, time, text in inputs:
         embeds = TextEmbeds(*(part.to(dit.dtype) for part in text))
@@ -45,6 +45,7 @@ def velocities(dit: torch.nn.Module, inputs: list[tuple], scale: tuple) -> list[
 
 
 def relative(outputs: list[torch.Tensor], references: list[torch.Tensor]) -> list[float]:
+    """Return the norm of each difference over the norm of its reference."""
     return [((a - b).norm() / b.norm()).item() for a, b in zip(outputs, references, strict=True)]
 
 
@@ -53,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
     parser.add_argument("--seconds", type=options.at_least(0), default=1, help="of video")
     parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    simulated = {"default": 1, "metavar": "RANKS", "help": "in one process, without a launcher"}
+    simulated = {
+        "default": 1,
+        "metavar": "RANKS",
+        "help": "simulate this many ranks in one process, without a launcher",
+    }
     parser.add_argument("--simulated", type=options.at_least(1), **simulated)
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)

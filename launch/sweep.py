@@ -3,9 +3,9 @@
 python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
 python launch/sweep.py --device cpu                                                    # ranks x threads
 
-Options that are not known here go to benchmark.py. On a CPU, ranks share the cores that threads would use as well, so
-that it can show the bytes and the memory of each rank, but no speedup. What the machine can do at once, its parallel
-capacity, is measured first and stands in each record.
+Options that sweep.py does not know are passed to benchmark.py. On a CPU the ranks share the cores that threads would
+use, so a sweep there shows the bytes and the memory of each rank, but no speedup. It first measures the machine's
+parallel capacity, and writes it into each record.
 """
 
 import argparse

@@ -50,7 +50,10 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
 
 
 def time_of_saving(seconds: int, height: int, width: int) -> float | None:
-    """Time saving a rendered video of this size: random weights would give noise, which no codec can compress."""
+    """Return the seconds of saving a video of this size, or None without imageio-ffmpeg.
+
+    The video is rendered. Random weights would generate noise, which no codec can compress.
+    """
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         return None
     video = render_videos([SCENE], FPS * seconds + 1, (height, width), 1, torch.device("cpu"))
@@ -59,13 +62,13 @@ def time_of_saving(seconds: int, height: int, width: int) -> float | None:
 
 
 def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
-    """Return the seconds of each step, and those of encoding both prompts and of decoding, after a warm-up."""
+    """Return the seconds of each step, the first and slower one included, and those of encoding and of decoding."""
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
     pipe.text_embedder.encode(PROMPT)
     text = measure.timed(lambda: [pipe.text_embedder.encode(prompt) for prompt in prompts], devices["text_embedder"])
     latents: list[torch.Tensor] = []
     for device in {device for device in devices.values() if device.type == "cuda"}:
-        measure.forget_peak(device)  # building the models had one of its own
+        measure.forget_peak(device)  # the peak of building the models is not of interest
     watch = measure.Stopwatch(devices["dit"])
 
     def after_step(_: int, latent: torch.Tensor) -> None:
@@ -82,9 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=options.config_file, help="YAML; default: mini")
     parser.add_argument("--random-weights", action="store_true", help="real sizes without a checkpoint")
-    parser.add_argument("--only-saving", action="store_true", help="load no model")
+    parser.add_argument("--only-saving", action="store_true", help="measure saving only, without loading a model")
     parser.add_argument(
-        "--steps", type=options.at_least(2), default=10, help="of sampling; the first one is not counted"
+        "--steps", type=options.at_least(2), default=10, help="sampling steps; the first is not counted"
     )
     parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
@@ -137,4 +140,4 @@ if __name__ == "__main__":
     try:
         main()
     except CheckpointError as error:
-        sys.exit(f"error: {error}. Without a checkpoint: --random-weights")
+        sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")

@@ -139,17 +139,21 @@ def test_a_record_names_the_engine(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
-        (benchmark, ["--steps", "0"], "argument --steps: must be a whole number from 1 on, not '0'"),
-        (benchmark, ["--tokens", "5", "x"], "argument --tokens: must be a whole number from 1 on, not 'x'"),
-        (benchmark, ["--device", "cuda:99"], "argument --device: 'cuda:99' is not here: PyTorch finds "),
-        (benchmark, ["--device", "gpu"], "argument --device: 'gpu' is no device: use cpu, cuda or such as cuda:0"),
+        (benchmark, ["--steps", "0"], "argument --steps: must be a whole number of at least 1, not '0'"),
+        (benchmark, ["--tokens", "5", "x"], "argument --tokens: must be a whole number of at least 1, not 'x'"),
+        (benchmark, ["--device", "cuda:99"], "argument --device: 'cuda:99' does not exist here: PyTorch finds "),
+        (
+            benchmark,
+            ["--device", "gpu"],
+            "argument --device: 'gpu' is not a device: use cpu, cuda, or a numbered GPU such as cuda:0",
+        ),
         (benchmark, ["--config", "no.yaml"], "argument --config: cannot read the configuration no.yaml"),
         (benchmark, ["--out", __file__], f"argument --out: {__file__}: File exists"),
         (benchmark, ["--engine", "diffusers"], "--engine diffusers reads no checkpoint: add --random-weights"),
         (benchmark, ["--layout", "tp2"], "the layout tp2 needs 2 ranks, but 1 were started"),
         (benchmark, ["--layout", "best"], "'best' is not a layout: write a kind and a number of ranks"),
         (precision, ["--simulated", "3"], "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
-        (whole_run, ["--steps", "1"], "argument --steps: must be a whole number from 2 on, not '1'"),
+        (whole_run, ["--steps", "1"], "argument --steps: must be a whole number of at least 2, not '1'"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_measured(script, options, message, capsys):

@@ -32,7 +32,7 @@ def test_the_ranks_of_a_layout_are_those_of_all_branches():
         *((text, f"'{text}' is not a layout") for text in ("", "tp", "4", "tp0", "tp4-cfg2", "tp 4", "tp-4")),
         ("cfg2", "unknown kind of layout 'cfg': choose one of tp, tp_sp, ulysses"),
         ("best4", "unknown kind of layout 'best': choose one of tp, tp_sp, ulysses"),
-        ("cfg3-tp2", "guidance has 2 branches, which run on 1 or 2 parts of the ranks, not on 3"),
+        ("cfg3-tp2", r"cfg must be 1 \(all ranks compute both branches\) or 2 \(half of them each\), not 3"),
     ],
 )
 def test_text_that_is_no_layout_is_refused(text, message):
@@ -53,8 +53,8 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
     [
         ("tp4", 2, "the layout tp4 needs 4 ranks, but 2 were started: use torchrun --nproc-per-node 4"),
         ("tp3", 3, "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
-        ("cfg2-tp4", 8, "there is no plan for the layout cfg2-tp4 yet: choose tp, such as tp2"),
-        ("ulysses2", 2, "there is no plan for the layout ulysses2 yet"),
+        ("cfg2-tp4", 8, "the layout cfg2-tp4 cannot run yet: choose tensor parallelism, such as tp2"),
+        ("ulysses2", 2, "the layout ulysses2 cannot run yet"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):

@@ -53,7 +53,8 @@ def test_the_benchmark_s_page_quotes_the_profile_of_a_step():
     a, b = one.breakdown, two.breakdown
     assert f"attention takes {b['attention']:.2f} s of a step instead of {a['attention']:.2f} s" in page
     assert f"layers take {b['linear']:.2f} s instead of {a['linear']:.2f} s" in page
-    assert f"rank 0 spends {b['communication']:.2f} s on communication" in page
+    assert f"Rank 0 spends {b['communication']:.2f} s on communication" in page
+    assert f"took {b['whole']:.2f} s on 2 GPUs" in page
     rest = sum(b[name] - a[name] / 2 for name in ("linear", "rest", "idle"))
     assert f"Another {rest:.2f} s is work that does not halve" in page
 
@@ -61,7 +62,7 @@ def test_the_benchmark_s_page_quotes_the_profile_of_a_step():
 def test_the_readme_quotes_the_records():
     readme = " ".join(read("README.md").split())
     five, ten = (f"{group[0].step / group[-1].step:.2f} times" for group in plot.on_gpus(load_records()))
-    assert f"{five} faster on 2 H100 GPUs for 5 seconds of video, and {ten} for 10 seconds" in readme
+    assert f"is {five} as fast as on one for a 5-second video, and {ten} as fast for a 10-second video" in readme
     seconds = json.loads(read("assets", "benchmarks", "time_mini.json"))["seconds"]["2 threads"]
     assert f"took {statistics.median(seconds):.0f} seconds on 2 cores" in readme
 

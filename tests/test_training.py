@@ -111,7 +111,7 @@ def test_evaluation_writes_the_shares_of_prompts_that_came_true(trained, tmp_pat
 
 
 def test_a_scorer_that_fails_on_rendered_videos_is_not_believed(trained, tmp_path):
-    with pytest.raises(SystemExit, match="the scorer is right on 0.0% of rendered videos only"):
+    with pytest.raises(SystemExit, match="the scorer is right on only 0.0% of the rendered videos"):
         evaluate(trained, tmp_path / "shares.json")
     assert list(tmp_path.iterdir()) == []
 

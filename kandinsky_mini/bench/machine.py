@@ -1,4 +1,4 @@
-"""What a machine is and how much it can do at once. Without that, times measured on it say little.
+"""Describe a machine and measure its parallel capacity. Without these two, times measured on it say little.
 
 torch is imported only where it is needed, so that launch/check_machine.py can say when it is missing.
 """
@@ -27,9 +27,10 @@ print(time.perf_counter() - started)
 
 
 def parallel_capacity(copies: int) -> float:
-    """Measure how many one-thread processes' worth of work the machine does at once, when `copies` of them run.
+    """Measure how many one-thread processes the machine can really run in parallel.
 
-    It is `copies` on an idle machine with as many cores, and less beside other work. The best of three tries counts.
+    `copies` processes run at once, and are compared with one that runs alone. The best of three tries counts. On an
+    idle machine with enough cores the result is `copies`. If other programs are running, it is less.
     """
 
     def slowest(count: int) -> float:

@@ -1,4 +1,4 @@
-"""What a sampling step takes, on GPUs and on CPUs: seconds, memory, and what the device did in the meantime."""
+"""Measure a sampling step on a GPU or a CPU: its seconds, its memory, and how the device spent the time."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..parallel.tensors import local_value
 
-# What a GPU kernel or a CPU operator is for: the first pattern that its name matches. A compiled kernel that prepares
+# GPU kernels and CPU operators are sorted by the first pattern that their name matches. A compiled kernel that prepares
 # the inputs of attention (norms and RoPE of queries and keys) is named after attention, so it counts as attention.
 KINDS = {
     "communication": r"nccl(Dev)?Kernel|c10d|wait_tensor",
@@ -32,7 +32,7 @@ def wait(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Call it after each step. It collects the seconds since the call before, with the device's work included."""
+    """Call it after each step. It waits for the device, and records the seconds since the previous call."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, []
@@ -74,9 +74,11 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def breakdown(run: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Return the seconds that run() spends on each of KINDS and on the rest: on the GPU, or in a CPU's main thread.
+    """Run once under the profiler, and return seconds for each of KINDS, "rest", "idle" and "whole".
 
-    "idle" is what remains of "whole": the time in which a GPU waits for Python.
+    The kinds are summed over all GPU kernels, or over the operators of a CPU's main thread. "idle" is "whole" minus
+    these sums, at least 0: on a GPU the wait for Python, on a CPU the time of Python itself. Kernels that overlap count
+    twice, so "idle" may be too small.
     """
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as profiler:

@@ -15,7 +15,7 @@ def at_least(low: int) -> Callable[[str], int]:
 
     def whole_number(text: str) -> int:
         if not text.lstrip("-").isdecimal() or int(text) < low:
-            raise ArgumentTypeError(f"must be a whole number from {low} on, not {text!r}")
+            raise ArgumentTypeError(f"must be a whole number of at least {low}, not {text!r}")
         return int(text)
 
     return whole_number
@@ -31,13 +31,16 @@ def config_file(path: str) -> str:
 
 
 def device(name: str) -> str:
-    """Accept a device that exists. CUDA is only asked for the number of GPUs: each rank takes its own later."""
+    """Accept the name of a device. For CUDA, check that the GPU exists.
+
+    This only counts the GPUs and does not initialise CUDA, because each rank chooses its own GPU later.
+    """
     try:
         wanted = torch.device(name)
     except RuntimeError as error:
-        raise ArgumentTypeError(f"{name!r} is no device: use cpu, cuda or such as cuda:0") from error
+        raise ArgumentTypeError(f"{name!r} is not a device: use cpu, cuda, or a numbered GPU such as cuda:0") from error
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ArgumentTypeError(f"{name!r} is not here: PyTorch finds {torch.cuda.device_count()} GPUs")
+        raise ArgumentTypeError(f"{name!r} does not exist here: PyTorch finds {torch.cuda.device_count()} GPUs")
     return name
 
 

@@ -12,7 +12,7 @@ from ..parallel.groups import join_group, world_size
 
 
 class DiffusersDiT(nn.Module):
-    """diffusers' Kandinsky5Transformer3DModel, called like ours. It takes a batch, ours does not."""
+    """diffusers' Kandinsky5Transformer3DModel, called like our model without a batch. It adds the batch dimension."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()

@@ -21,8 +21,8 @@ from ..world.tokenizer import new_tokenizer
 def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
     """Give a model random weights on the device. It may be on the meta device, and it may be sharded.
 
-    One seed gives the same weights on one kind of device, whatever the layout. The modulation gets random weights
-    too: at zero, where a fresh model has it, it would turn every block into the identity.
+    On one kind of device, the same seed gives the same weights under every layout. The modulation gets random weights
+    too. At zero, as in a fresh model, it would turn every block into the identity.
     """
     torch.manual_seed(seed)
     values = {}

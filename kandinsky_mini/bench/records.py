@@ -26,12 +26,15 @@ class Record:
 
     layout: how the CrossDiT was spread over the ranks.
     attention: the preferred kernel, as models/attention.py names it.
-    text_tokens: the lengths of the prompt and, if guided, of the negative one; empty where prompts were encoded.
+    text_tokens: the numbers of tokens in the prompt and, if guided, in the negative prompt. It is empty if real prompts
+        were encoded.
     step_seconds: every step of every rank, [rank][step]. warmup_seconds: the steps before; the first one compiles.
-    breakdown: what rank 0's device did in one more step. Communication includes waiting for the other ranks.
+    breakdown: how many seconds rank 0's device spent on each kind of work, in one extra step. Communication includes
+        waiting for the other ranks.
     wire_bytes: what each rank sends in one step, in a ring.
-    peak_bytes: the memory of each rank. weight_bytes: how much of it the CrossDiT's weights take.
-    parts: what a whole run does once besides the steps, such as {"text": , "vae": , "save": }; None is not measured.
+    peak_bytes: the peak memory of each rank or, in a whole run, of each device.
+    weight_bytes: the bytes of CrossDiT weights that each rank holds.
+    parts: the seconds of what a whole run does once: "text", "vae" and "save". None means not measured.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
     engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.
     """
@@ -92,7 +95,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The series, and the numbers of ranks and threads: no two runs that differ have the same name."""
+        """The series with the numbers of ranks and threads, as a file name. `save` replaces a record of this name."""
         *series, _ = [part for part in self.series if part != "cfg"]
         threads = [] if self.gpus else [f"{self.threads}threads"]
         return "-".join(["speed", *series, str(self.layout), *threads])

@@ -71,11 +71,12 @@ class ProcessRanks:
     def run(self, function: Callable, *inputs: Any) -> list:
         """Call function(mesh, *inputs) on every rank, without gradients, and return one output for each rank.
 
-        A tensor in the output is the rank's own, and for a DTensor its shard. What the ranks print appears in their
-        order.
+        Each tensor in an output is that rank's own data; a DTensor is replaced by the rank's local shard. What the
+        ranks print appears in the order of the ranks.
 
         Raises:
-            RanksError: on some rank the function failed, or waited in vain. The ranks can be used again.
+            RanksError: on some rank the function failed or waited in vain; these ranks can be used again. It is also
+                raised if the ranks are stopped, or do not answer within RUN_SECONDS, which stops them.
         """
         if ProcessRanks._running is not self:
             raise RanksError("these ranks are stopped: start some with lab.ranks")
@@ -105,7 +106,7 @@ class ProcessRanks:
         print(*pids, sep="\n", file=self._watchdog.stdin, flush=True)
 
     def _join(self) -> None:
-        """Make the ranks a group. This process holds the store, as a launcher does, on a port that is free."""
+        """Join the ranks into one process group. As a launcher does, this process runs the store, on a free port."""
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         common = {
             "WORLD_SIZE": self.count,
@@ -138,7 +139,7 @@ class ProcessRanks:
 
 
 def describe(count: int, errors: dict[int, Exception], wait_seconds: float) -> str:
-    """Say in one line for each rank how it ended, and first of all if some waited for others that never came."""
+    """Describe in one line per rank how it ended. If ranks waited in vain for others, the first line says so."""
     ends = [_first_line(errors[rank]) if rank in errors else "returned" for rank in range(count)]
     lines = [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
     if any(re.search(r"[Tt]imed out", str(error)) for error in errors.values()):
@@ -156,7 +157,7 @@ def named(ranks: list[int]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line without what ipyparallel and gloo put before it: an engine's number, a line of C++."""
+    """Return the error's first line, without the prefixes of ipyparallel (engine number) and gloo (C++ source line)."""
     return re.sub(r"\[(?:\d+:\w+|/\S+:\d+)\] ", "", str(error).strip().splitlines()[0])
 
 

@@ -1,4 +1,4 @@
-"""The attention core: which kernel computes it, and the module that plans can hook."""
+"""Scaled dot-product attention: the order in which kernels are tried, and a module that plans can hook into."""
 
 import contextlib
 
@@ -23,7 +23,7 @@ def preferred_kernels() -> contextlib.AbstractContextManager:
 
 
 def kernel_name(device: torch.device) -> str:
-    """The kernel that attention prefers on a device, as records name it."""
+    """Return the name that benchmark records use for the attention kernel preferred on this device."""
     return "cudnn" if device.type == "cuda" else "sdpa"
 
 

@@ -1,7 +1,7 @@
 """Weights on disk: safetensors files with our names or with the released ones.
 
-In the talk, the output projection of an attention is a module of the block. In the released checkpoints, and in
-diffusers' Kandinsky5Transformer3DModel, it belongs to the attention. That is the only difference:
+In the talk, an attention layer's output projection is a module of the block. In the released checkpoints, and in
+diffusers' Kandinsky5Transformer3DModel, it is a module of the attention layer. That is the only difference:
 
     ours (the talk's)        released
     out_layer_self.*    <->  self_attention.out_layer.*
@@ -23,7 +23,8 @@ RENAMED = {
     "out_layer_cross.": "cross_attention.out_layer.",
 }
 Slices = tuple[slice, ...]
-# Makes a new tensor for a parameter. It is given the parameter, and a function that reads slices of the stored tensor.
+# A Place makes a new tensor for a parameter. Its arguments are the parameter and a function that reads slices of the
+# stored tensor.
 Place = Callable[[torch.Tensor, Callable[[Slices], torch.Tensor]], torch.Tensor]
 
 
@@ -59,13 +60,14 @@ def read_whole(parameter: torch.Tensor, read: Callable[[Slices], torch.Tensor]) 
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, place: Place = read_whole) -> nn.Module:
-    """Load a .safetensors file, or a folder of them, into the model, with our names or the released ones.
+    """Load a .safetensors file, or a folder of them, into the model. Its keys may be our names or the released ones.
 
     Everything is checked before the first weight is read, and the model is loaded completely or not at all. Values go
     straight from the file's dtype to the parameter's. The model may be on the meta device, without memory of its own.
 
     Args:
-        place: makes the new parameter; by default it is read whole, to the CPU. A sharded model reads its slices only.
+        place: makes each new parameter. The default reads it completely, to the CPU. For a sharded model pass
+            parallel.tensors.place, so that each rank reads only its own slices.
 
     Raises:
         CheckpointError: the path does not exist, a file is damaged, keys are missing or unknown, or shapes differ.
@@ -114,7 +116,7 @@ def load_pretrained(kind: type, folder: Path, **options: object):
 def save_checkpoint(dit: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:
     """Write a CrossDiT as safetensors shards with the released names and dtypes.
 
-    Weights are stored in bfloat16, except those that the model computes with in float32: these stay exact.
+    Weights are stored in bfloat16. Those that the model computes with in float32 stay in float32, and so stay exact.
     """
     from huggingface_hub import save_torch_state_dict
 

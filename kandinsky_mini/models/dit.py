@@ -25,7 +25,10 @@ from .nn import (
 
 
 class TransformerEncoderBlock(nn.Module):
-    """A block on text tokens: x (..., L, D), time_embed (..., 1, time_dim) -> (..., L, D)."""
+    """A block on text tokens, which attend to one another.
+
+    x (..., L, D), time_embed (..., 1, time_dim), rope (L, 1, head_dim / 2, 2) -> (..., L, D)
+    """
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
         super().__init__()
@@ -49,7 +52,7 @@ class TransformerEncoderBlock(nn.Module):
 class TransformerDecoderBlock(nn.Module):
     """A block on visual tokens, which attend to one another and to the text.
 
-    x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim) -> (..., S, D)
+    x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim), rope (S, 1, head_dim / 2, 2) -> (..., S, D)
     """
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
@@ -136,8 +139,8 @@ class DiffusionTransformer3D(nn.Module):
             text_embed: (..., L, in_text_dim).
             pooled_text_embed: (..., 1, in_text_dim2).
             time: (..., 1), from 0 for a clean latent to 1000 for noise.
-            visual_rope_pos: the positions of the patches along time, height and width.
-            text_rope_pos: (L,).
+            visual_rope_pos: the positions of the patches along time, height and width, one vector each.
+            text_rope_pos: the positions of the text tokens, (L,).
             scale_factor: divides the RoPE angles of time, height and width.
         """
         time_embed = self.time_embeddings(time) + self.pooled_text_embeddings(pooled_text_embed)
@@ -181,9 +184,9 @@ def set_dtype(dit: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compile_blocks(dit: DiffusionTransformer3D) -> None:
-    """Compile the visual block in place, before or after sharding, as one full graph that all visual blocks share.
+    """Compile the visual blocks in place, before or after sharding. All of them share one full graph.
 
-    The next forward then takes longer, between seconds and a minute.
+    The next forward takes longer than usual, from a few seconds to a minute.
     """
     for block in dit.visual_transformer_blocks:
         block.compile(fullgraph=True)

@@ -3,7 +3,8 @@
 Tokens are unbatched, (S, D); for training every module also takes leading dimensions, (..., S, D). The embeddings of
 time and pooled text keep a token dimension of one, (..., 1, D), so that they broadcast over tokens.
 
-As in the released model, norms, modulation, RoPE and residual sums are computed in float32, and the rest in x's dtype.
+As in the released model, the time embedding, the modulation, RoPE, residual sums and the norms of the blocks are
+computed in float32. Everything else is in x's dtype, the norms of the text embeddings included.
 """
 
 import math

@@ -1,6 +1,8 @@
-"""The tensor-parallel plans of the CrossDiT, one for each module: the talk's, and the smallest one that does the same.
+"""The tensor-parallel plans of the CrossDiT, module by module.
 
-A plan maps the name of a submodule to a style. The comment behind each entry says what comes in, what goes out, and
+There are two: "talk" is the talk's plan, and "minimal" leaves out the entries that change nothing.
+
+A plan maps the name of a submodule to a style. The comment beside each entry says what comes in, what goes out, and
 what one forward costs on P ranks. S is the number of visual tokens, D is model_dim.
 """
 
@@ -27,6 +29,7 @@ WHOLE = Replicate()  # every rank has the whole tensor
 
 
 def time_plan() -> Plan:
+    """For the time embedding: a pair of layers, split by columns and then by rows."""
     return {
         "in_layer": ColwiseParallel(),  # whole -> columns; free
         "out_layer": RowwiseParallel(output_layouts=WHOLE),  # columns -> whole; 1 all-reduce (time_dim)
@@ -34,14 +37,17 @@ def time_plan() -> Plan:
 
 
 def embedding_plan() -> Plan:
-    """For text, pooled text and visual embeddings. What follows needs whole vectors, so the columns are gathered."""
+    """For the text, pooled text and visual embeddings: the next modules need whole vectors, so columns are gathered."""
     return {
         "in_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather
     }
 
 
 def block_plan() -> Plan:
-    """For a visual block: split by columns, then by rows, and one all-reduce completes the sum."""
+    """For a visual block: each of its three parts is split by columns, then by rows.
+
+    One all-reduce at the end of each part completes the sum.
+    """
     return {
         "visual_modulation.out_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather (9 D)
         "self_attention.to_query": ColwiseParallel(),  # whole -> heads; free
@@ -58,11 +64,12 @@ def block_plan() -> Plan:
 
 
 def talk_entries() -> Plan:
-    """What the talk's plan for a visual block has in addition. None of it moves a byte or saves any work.
+    """Return the entries that the talk's plan adds for a visual block. None of them sends a byte or saves any work.
 
-    SequenceParallel takes a plain, whole tensor for one shard of a tensor P times as long, and hands it back. The
-    result is right because a norm works on each token by itself, but every rank still normalises every token. The
-    input of the modulation is whole already.
+    Each rank gives SequenceParallel a plain tensor with all tokens. SequenceParallel treats it as one shard of a tensor
+    P times as long, and gives the rank its own tensor back. This is correct, because a norm handles each token by
+    itself, but every rank still normalises every token. PrepareModuleInput declares the modulation's input replicated,
+    which it already is.
     """
     norms = ("self_attention_norm", "cross_attention_norm", "feed_forward_norm")
     of_heads = [f"{kind}_attention.{norm}" for kind in ("self", "cross") for norm in ("query_norm", "key_norm")]
@@ -72,6 +79,7 @@ def talk_entries() -> Plan:
 
 
 def out_plan() -> Plan:
+    """For the output layer: the columns are gathered, because every rank needs the whole velocity."""
     return {
         "out_layer": ColwiseParallel(output_layouts=WHOLE),  # whole -> whole; 1 all-gather
     }
@@ -83,7 +91,8 @@ def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, plan: str 
     The text blocks stay whole, because a caption has few tokens.
 
     Raises:
-        ValueError: the number of heads or a width does not divide by the number of ranks. Nothing is sharded then.
+        ValueError: the plan is unknown, or the number of heads or a width is not divisible by the number of ranks.
+            The model is then unchanged.
     """
     if plan not in PLANS:
         raise ValueError(f"unknown plan {plan!r}: choose one of {', '.join(PLANS)}")
@@ -97,7 +106,7 @@ def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, plan: str 
         parallelize_module(embeddings, tp_mesh, embedding_plan())
     for block in dit.visual_transformer_blocks:
         parallelize_module(block, tp_mesh, block_plan() | (talk_entries() if plan == "talk" else {}))
-        # Each rank computes its own share of the heads, and whole ones.
+        # A rank has only its share of the heads, all of them complete, so split_heads must count just these.
         block.self_attention.num_heads //= ranks
         block.cross_attention.num_heads //= ranks
     parallelize_module(dit.out_layer, tp_mesh, out_plan())

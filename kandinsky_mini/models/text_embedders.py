@@ -78,12 +78,15 @@ class TextEmbedder(nn.Module):
         return TextEmbeds(text[0], pooled[0])
 
     def excess_tokens(self, prompt: str) -> int:
-        """Return how many tokens of the prompt encode cuts off, because they exceed the configuration's max_length."""
+        """Return how many tokens of the prompt are beyond the configuration's max_length. `encode` cuts these off."""
         ids = self.tokenizer(self.config.prompt_template.format(prompt), verbose=False)["input_ids"]
         return max(0, len(ids) - self.config.crop_start - self.config.max_length)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Return the words that are not in the vocabulary. Released tokenizers know pieces of every word."""
+        """Return the prompt's words that are not in the vocabulary.
+
+        The released tokenizers split any word into known pieces, so for them the list is always empty.
+        """
         if self.tokenizer.unk_token is None:
             return []
         pieces = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt)

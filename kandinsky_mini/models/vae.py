@@ -15,7 +15,10 @@ def load_vae(folder: Path, tiling: bool, dtype: torch.dtype) -> AutoencoderKLHun
 
 
 def set_tiling(vae: AutoencoderKLHunyuanVideo, tiling: bool) -> AutoencoderKLHunyuanVideo:
-    """Say whether the VAE encodes and decodes long videos in overlapping pieces along time, which is its default."""
+    """Switch tiling on or off, and return the VAE.
+
+    With tiling, long videos are encoded and decoded in overlapping pieces along time. diffusers switches it on.
+    """
     vae.use_framewise_encoding = vae.use_framewise_decoding = tiling
     return vae
 

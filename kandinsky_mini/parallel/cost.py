@@ -1,4 +1,4 @@
-"""What a layout costs, by formulas that need the model's sizes only."""
+"""Predict the communication of tensor parallelism from the model's sizes alone."""
 
 from math import prod
 
@@ -12,8 +12,9 @@ def predict_tensor_parallel(
     """Predict the collectives of one forward under the talk's plan.
 
     Args:
-        tokens: visual tokens, S.
-        bytes_each: bytes of one number, 4 for float32 and 2 for bfloat16.
+        tokens, text_tokens: the number of visual tokens, S, and of text tokens, L.
+        bytes_each: bytes per number, 4 for float32 and 2 for bfloat16.
+        ranks: the number of tensor-parallel ranks, P.
     """
     activation = tokens * config.model_dim  # S x D
     out_width = prod(config.patch_size) * config.out_visual_dim

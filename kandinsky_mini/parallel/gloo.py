@@ -1,4 +1,4 @@
-"""gloo, PyTorch's backend between CPUs, started so that two faults of it cannot crash a rank."""
+"""Start and leave gloo, PyTorch's backend for CPUs, so that two of its bugs cannot crash a rank."""
 
 import os
 import sys
@@ -37,10 +37,10 @@ def _one_worker(store: dist.Store, rank: int, size: int, timeout: timedelta) -> 
 
 
 def end_process() -> None:
-    """End the process at once, without Python's own cleaning up.
+    """End the process at once with exit status 0, without Python's own clean-up.
 
-    During that cleaning up, a thread of gloo that asks for Python's lock aborts the process. This happened in 4 of 70
-    runs with torch 2.13.
+    During that clean-up a gloo thread may ask for the GIL, which aborts the process. This happened in 4 of 70 runs with
+    torch 2.13.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,7 @@
 """From the launcher's environment to a group of ranks.
 
-torchrun and torch.distributed.launch start one process for each rank, and tell it which one it is in environment
-variables.
+torchrun and torch.distributed.launch start one process for each rank. Environment variables tell each process which
+rank it is.
 """
 
 import os
@@ -26,7 +26,10 @@ def rank() -> int:
 
 
 def local_device(device: str | torch.device) -> str | torch.device:
-    """Return this rank's own device: under a launcher a GPU for each rank of the machine, else the given device.
+    """Return the device that this rank uses.
+
+    Under a launcher, "cuda" becomes the GPU with this rank's local number, which also becomes the current device. In
+    all other cases the given device is returned.
 
     Call it before anything else touches CUDA, because whatever touches it first would take GPU 0 on every rank.
     """
@@ -49,7 +52,7 @@ def join_group(device_type: str) -> None:
     if device_type == "cuda":
         dist.init_process_group("nccl", timeout=timeout)
         return
-    from . import gloo  # only where gloo is used
+    from . import gloo
 
     gloo.join(timeout)
 

@@ -10,16 +10,17 @@ from ..models.parallelize import check_divisible
 
 # Each kind of parallelism, and the mesh dimension along which its ranks lie.
 KINDS = {"tp": "tensor_parallel", "tp_sp": "tensor_parallel", "ulysses": "context_parallel"}
-PLANNED = ("tp",)  # the kinds that models/parallelize.py has plans for
+RUNNABLE = ("tp",)  # the kinds that models/parallelize.py has plans for
 TEXT = re.compile(r"(?:cfg(?P<cfg>[1-9]\d*)-)?(?P<kind>[a-z_]+)(?P<size>[1-9]\d*)")
 
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """`cfg` branches of the guidance side by side, each on `size` ranks of one kind.
+    """`cfg` groups of ranks compute the branches of the guidance side by side, and each group has `size` ranks.
 
-    kind is "tp" for tensor parallelism, "tp_sp" for tensor with sequence parallelism, or "ulysses". The text form is
-    "tp4", or "cfg2-ulysses4" where both branches of the guidance run at the same time, here on 8 ranks in all.
+    kind says how a group splits the model: "tp" is tensor parallelism, "tp_sp" adds sequence parallelism, "ulysses"
+    splits the tokens. The text form is "tp4" or, with both branches side by side on 8 ranks in all, "cfg2-ulysses4".
+    So far only "tp" without guidance parallelism can run.
 
     Raises:
         ValueError: the kind is unknown, size is below 1, or cfg is neither 1 nor 2.
@@ -35,7 +36,9 @@ class ParallelLayout:
         if self.size < 1:
             raise ValueError(f"a layout needs at least 1 rank, not {self.size}")
         if self.cfg not in (1, 2):
-            raise ValueError(f"guidance has 2 branches, which run on 1 or 2 parts of the ranks, not on {self.cfg}")
+            raise ValueError(
+                f"cfg must be 1 (all ranks compute both branches) or 2 (half of them each), not {self.cfg}"
+            )
 
     def __str__(self) -> str:
         return f"cfg{self.cfg}-" * (self.cfg > 1) + f"{self.kind}{self.size}"
@@ -45,7 +48,7 @@ class ParallelLayout:
         """Read the text form, such as "tp4" or "cfg2-ulysses4".
 
         Raises:
-            ValueError: the text has another form, or its kind or one of its numbers is refused.
+            ValueError: the text does not have this form, or it names an unknown kind or an impossible number.
         """
         match = TEXT.fullmatch(text)
         if match is None:
@@ -77,8 +80,8 @@ class ParallelLayout:
         Raises:
             ValueError: the message says what does not fit, and what would.
         """
-        if self.kind not in PLANNED or self.cfg > 1:
-            raise ValueError(f"there is no plan for the layout {self} yet: choose {', '.join(PLANNED)}, such as tp2")
+        if self.kind not in RUNNABLE or self.cfg > 1:
+            raise ValueError(f"the layout {self} cannot run yet: choose tensor parallelism, such as tp2")
         if self.ranks != world_size:
             raise ValueError(
                 f"the layout {self} needs {self.ranks} ranks, but {world_size} were started: "

@@ -1,8 +1,9 @@
 """The communication ledger: which collective ran in which module, with how many bytes and over how many ranks.
 
-The payload is the size of the whole logical tensor in bytes. Wire bytes are what each rank sends if P ranks form a
-ring, which is the least that is possible for large tensors (Patarasuk and Yuan 2009): 2 (P-1)/P of the payload for an
-all-reduce, (P-1)/P for an all-gather or a reduce-scatter, (P-1)/P^2 for an all-to-all.
+The payload is the size of the whole logical tensor in bytes. Wire bytes are the bytes that each rank sends. An
+all-reduce sends 2 (P-1)/P of the payload, an all-gather or a reduce-scatter (P-1)/P: P ranks in a ring need no more,
+and for large tensors no algorithm needs less (Patarasuk and Yuan 2009). In an all-to-all each rank sends (P-1)/P^2 of
+the payload, directly to the others. For broadcast and scatter the number is the average over the ranks.
 """
 
 from collections import Counter
@@ -19,18 +20,18 @@ RING = {
     "all_gather": lambda p: (p - 1) / p,
     "reduce_scatter": lambda p: (p - 1) / p,
     "all_to_all": lambda p: (p - 1) / p**2,
-    # These two start at one rank. The numbers are averages over the ranks.
     "broadcast": lambda p: (p - 1) / p,  # around the ring, so that the last rank sends nothing
-    "scatter": lambda p: (p - 1) / p**2,  # only the first rank sends
+    "scatter": lambda p: (p - 1) / p**2,  # only one rank sends
 }
-# PyTorch's operators: our name, the argument whose tensor is counted, and whether it is only one of P parts.
+# For each PyTorch operator: our name for it, the index of the argument to measure, and whether that argument is only
+# one of the P parts of the payload.
 COLLECTIVES = {
     "_c10d_functional::all_reduce": ("all_reduce", 0, False),
     "_c10d_functional::all_gather_into_tensor": ("all_gather", 0, True),
     "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", 0, False),
     "_c10d_functional::all_to_all_single": ("all_to_all", 0, True),
     "_dtensor::shard_dim_alltoall": ("all_to_all", 0, True),
-    # Those of torch.distributed's own functions, such as dist.all_reduce. Some of them take lists of tensors.
+    # torch.distributed's own functions, such as dist.all_reduce, call these. Some of them take lists of tensors.
     "c10d::allreduce_": ("all_reduce", 0, False),
     "c10d::allgather_": ("all_gather", 1, True),
     "c10d::_allgather_base_": ("all_gather", 1, True),
@@ -57,7 +58,9 @@ class Entry:
 
 
 class Ledger(TorchDispatchMode):
-    """Count the collectives that run while it is active, in `entries`. With a model, they name the module they ran in.
+    """Record every collective that runs while the ledger is active. `entries` holds them in order.
+
+    If the ledger is given a model, each entry names the module that the collective ran in.
 
     with Ledger(dit) as ledger:
         dit(...)
@@ -98,7 +101,7 @@ class Ledger(TorchDispatchMode):
 
 
 def group_size(collective: torch._ops.OpOverload, args: tuple) -> int:
-    """Return the number of ranks that a call of one of PyTorch's collective operators spans, from its arguments."""
+    """Return how many ranks take part in a collective, given PyTorch's operator and the arguments of the call."""
     given = {argument.name: value for argument, value in zip(collective._schema.arguments, args, strict=False)}
     if "process_group" in given:
         return dist.ProcessGroup.unbox(given["process_group"]).size()

@@ -1,7 +1,7 @@
 """Ranks that live in one process: every shard can be looked at, and the results are deterministic.
 
-PyTorch's LocalTensorMode is private (torch.distributed._local_tensor, since 2.10), so this is the only file that uses
-it. Build the model and its inputs before the ranks are simulated: they are then the same on all of them.
+PyTorch's LocalTensorMode is a private API, in torch.distributed._local_tensor since 2.10, so only this file uses it.
+Build the model and its inputs before you simulate ranks, so that every rank gets the same ones.
 """
 
 import logging
@@ -26,7 +26,7 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 def simulated_ranks(layout: ParallelLayout | int, device_type: str = "cpu") -> Iterator[DeviceMesh]:
     """Run the block on all ranks of a layout at once, on one device, and yield the layout's mesh.
 
-    A number stands for so many tensor-parallel ranks.
+    layout may be a number of tensor-parallel ranks.
     """
     if isinstance(layout, int):
         layout = ParallelLayout("tp", layout)
@@ -39,7 +39,11 @@ def simulated_ranks(layout: ParallelLayout | int, device_type: str = "cpu") -> I
 
 
 def per_rank(value: torch.Tensor) -> list[torch.Tensor]:
-    """Return what each simulated rank holds of a tensor that was made on them."""
+    """Return each simulated rank's own data of a tensor.
+
+    Raises:
+        TypeError: the tensor was not made under simulated ranks.
+    """
     value = local_value(value)
     if not isinstance(value, LocalTensor):
         raise TypeError(f"not a tensor of simulated ranks, but {type(value).__name__}")
@@ -64,7 +68,8 @@ class SimulatedRanks:
     def run(self, function: Callable, *inputs: Any) -> list:
         """Call function(mesh, *inputs) on every rank, without gradients, and return one output for each rank.
 
-        A tensor in the output is the rank's own, and for a DTensor its shard. Anything else is the same for all ranks.
+        Each tensor in an output is that rank's own data; a DTensor is replaced by the rank's local shard. Any other
+        value is the same for all ranks.
         """
         with simulated_ranks(self.count) as mesh, torch.no_grad():
             leaves, structure = pytree.tree_flatten(function(mesh, *inputs))

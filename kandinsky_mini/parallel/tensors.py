@@ -1,4 +1,4 @@
-"""What one rank holds of a tensor that is spread over several."""
+"""Get at one rank's part of a distributed tensor: its data, its placement and its slices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +21,15 @@ def local_value(value: Any) -> Any:
 
 
 def placement_of(tensor: torch.Tensor) -> Placement | None:
-    """Return a DTensor's placement on its mesh of one dimension, or None for a plain tensor."""
+    """Return a DTensor's placement on its one-dimensional mesh, or None for a plain tensor."""
     return tensor.placements[0] if isinstance(tensor, DTensor) else None
 
 
 def slices_of_ranks(tensor: DTensor) -> list[Slices]:
-    """Return which slices of the whole tensor each rank of its mesh, which has one dimension, holds."""
+    """Return, for each rank of a one-dimensional mesh, the slices of the whole tensor that the rank holds.
+
+    If the tensor is not sharded, every rank has slices over all of it.
+    """
     (placement,) = tensor.placements
     ranks = tensor.device_mesh.size()
     parts = [[slice(0, length) for length in tensor.shape] for _ in range(ranks)]

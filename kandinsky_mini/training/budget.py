@@ -1,4 +1,4 @@
-"""How long a training lasts, and how its learning rate changes on the way."""
+"""How long a training run lasts, and how its learning rate changes on the way."""
 
 import math
 import time
@@ -13,7 +13,8 @@ from ..parallel.groups import from_rank_0, rank, world_size
 class Budget:
     """A budget of optimiser steps and minutes. Training ends as soon as either is spent.
 
-    `seconds` counts the time of earlier runs that were interrupted.
+    `seconds` counts the time of earlier runs that were interrupted. `clock` is the share of the minutes that rank 0 has
+    spent.
     """
 
     steps: int
@@ -59,4 +60,5 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def step_generators(seed: int, step: int) -> tuple[torch.Generator, torch.Generator]:
     """Return two generators for a step: one for what all ranks must agree on, and this rank's own."""
+    # No rank has the number 63, as long as there are fewer than 64.
     return tuple(torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + k) for k in (63, rank()))

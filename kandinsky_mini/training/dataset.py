@@ -54,7 +54,8 @@ def render_latents(
 ) -> torch.Tensor:
     """Return bfloat16 latents (N, T, H, W, C) of videos that are rendered on the way.
 
-    They show each scene in turn, and then all of them again with other chances, `repeats` times in all.
+    The scenes are rendered `repeats` times, each time with new random choices. The N videos go through all scenes in
+    turn, again and again. size is (height, width) in pixels.
     """
     parts, chunk = [], max(96, 2400 // frames)  # many at once, since painting a few takes as long
     for _ in tqdm(range(repeats), desc=f"latents of {frames} frames"):

@@ -66,9 +66,10 @@ def length_weights(progress: float) -> torch.Tensor:
 def prepare(
     model: TextToLatent, captions: CaptionBuckets, lengths: tuple[tuple[int, int], ...], size: tuple[int, int, int]
 ) -> Gradients:
-    """Return the model's Gradients. On a GPU, first compile and record every shape that can occur, on noise.
+    """Return a Gradients object for the model. On a GPU, first compile the blocks and record a graph for each shape.
 
-    This takes a minute or two, and needs no data yet. size is (H, W, C) of a latent.
+    Noise stands in for the data, so this can run before there is any. It takes a minute or two. size is the (H, W, C)
+    of a latent.
     """
     gradients = Gradients(functools.partial(flow_loss, model), model.parameters())
     if gradients.device.type == "cuda":

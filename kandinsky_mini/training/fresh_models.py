@@ -97,7 +97,7 @@ def let_colours_through(vae: AutoencoderKLHunyuanVideo) -> None:
             here[..., 1:, 1:] = rows[..., None, None] / 4.0  # takes the mean of the four pixels that become one
         else:
             here[..., here.shape[-2] // 2, here.shape[-1] // 2] = rows
-    vae.decoder.conv_out.conv.weight *= 0.4  # a video has this deviation, but the group norm before gives 1
+    vae.decoder.conv_out.conv.weight *= 0.4  # a video's deviation is about 0.4, but the group norm before gives 1
     log_variance = slice(vae.config.latent_channels, None)
     vae.quant_conv.weight[log_variance] *= 0.1
-    vae.quant_conv.bias[log_variance] = -4.0  # little noise, so that the first lesson does not get lost in it
+    vae.quant_conv.bias[log_variance] = -4.0  # start with little noise, so that it does not drown the signal

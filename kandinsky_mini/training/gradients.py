@@ -18,7 +18,8 @@ class Gradients:
     """A callable that runs loss(*inputs) and leaves the gradient of its "loss" in every parameter's .grad.
 
     loss returns a dict of scalars, one of which is "loss". Inputs are tensors on the parameters' device. Under a
-    launcher each rank has its own inputs, and the gradient is the mean over the ranks. It is cut to a norm of max_norm.
+    launcher each rank has its own inputs, and the gradient is the mean over the ranks. Its norm is clipped to
+    max_norm.
 
     A call returns the dict that loss returned on this rank alone. The dict is valid only until the next call.
     """
@@ -27,7 +28,7 @@ class Gradients:
         self.loss, self.max_norm = loss, max_norm
         parameters = list(parameters)
         self.device = parameters[0].device
-        # All gradients are pieces of one tensor, so that it takes one kernel to zero, average or cut them.
+        # All gradients are pieces of one tensor, so that one kernel is enough to zero, average or clip them.
         self.flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
         for parameter, piece in zip(parameters, self.flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = piece.view_as(parameter)

@@ -1,4 +1,4 @@
-"""The folder of a training, with its log and its checkpoints."""
+"""The folder of a training run, with its log and its checkpoints."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from .budget import Budget
 
 
 class Run:
-    """A training's folder, which holds log.jsonl and a checkpoint for each long stage. Only rank 0 writes to it."""
+    """A training run's folder, which holds log.jsonl and a checkpoint for each long stage. Only rank 0 writes to it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -19,6 +19,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, stage: str, record: dict) -> None:
+        """Append a line to log.jsonl, and print it."""
         if rank() > 0:
             return
         record = {"stage": stage, "seconds": round(time.monotonic() - self.started, 1)} | record
@@ -39,5 +40,6 @@ class Run:
         (self.folder / f"{name}.tmp").replace(self.folder / f"{name}.pt")
 
     def load(self, name: str, device: torch.device) -> dict | None:
+        """Return the last checkpoint of this name, or None if there is none."""
         path = self.folder / f"{name}.pt"
         return torch.load(path, map_location=device) if path.exists() else None

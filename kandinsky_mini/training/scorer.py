@@ -1,6 +1,7 @@
-"""A small classifier that looks at a video's pixels and says whether the prompt came true.
+"""A small classifier that looks at a video's pixels and says whether the video shows what its prompt asks for.
 
-It is trained on rendered videos only, never on generated ones. It is right on rendered videos of held-out scenes.
+We then say that the prompt "came true". The scorer is trained on rendered videos only, never on generated ones. On
+rendered videos of held-out scenes it must be right almost always, which evaluate_mini.py checks first.
 """
 
 from pathlib import Path

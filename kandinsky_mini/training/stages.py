@@ -27,6 +27,7 @@ SEEDS = {"vae": 1, "scorer": 2, "latents": 3, "dit": 4, "held_out": 5}
 
 
 def picture_size(config: Config) -> tuple[int, int]:
+    """Return the (height, width) of a training video in pixels."""
     return config.sampling.height, config.sampling.width
 
 
@@ -43,6 +44,7 @@ def latents_path(run: Run) -> Path:
 
 
 def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    """Train the VAE on rendered videos, and write it to the folder vae."""
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["vae"], device)
     torch.manual_seed(SEEDS["vae"])
@@ -70,11 +72,13 @@ def run_vae(args: argparse.Namespace, run: Run, config: Config, device: torch.de
 
 
 def held_out_videos(args: argparse.Namespace, config: Config, device: torch.device) -> tuple[torch.Tensor, list[Scene]]:
+    """Render the scenes that training never shows, and return their videos with them."""
     scenes = dataset.held_out_scenes()[:: args.shrink]
     return dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["held_out"], device), scenes
 
 
 def run_scorer(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    """Train the scorer on rendered videos, and write scorer.safetensors."""
     scenes = dataset.repeat_scenes(dataset.training_scenes()[: args.scenes], args.videos)
     videos = dataset.render_videos(scenes, FRAMES, picture_size(config), SEEDS["scorer"], device)
     scorer = train_scorer(videos, scenes, args.steps, batch=max(2, 32 // args.shrink), seed=SEEDS["scorer"])
@@ -83,6 +87,7 @@ def run_scorer(args: argparse.Namespace, run: Run, config: Config, device: torch
 
 
 def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    """Render videos through the trained VAE, and write this rank's latents."""
     vae = load_vae(run.folder / "vae", config.vae.tiling, torch.float32).to(device)
     scenes = dataset.training_scenes()[: args.scenes]
     generator = torch.Generator().manual_seed(SEEDS["latents"] * 64 + rank())
@@ -99,6 +104,7 @@ def run_latents(args: argparse.Namespace, run: Run, config: Config, device: torc
 
 
 def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    """Train the CrossDiT and both text encoders on the latents, and keep a checkpoint."""
     torch.manual_seed(SEEDS["dit"])
     model = dit_training.TextToLatent(DiffusionTransformer3D(config.dit), fresh_models.new_text_embedder(config))
     if args.refine:
@@ -143,6 +149,7 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
 
 
 def run_export(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
+    """Write the averaged weights of the last checkpoint, the VAE and the scorer as the pipeline reads them."""
     model = dit_training.TextToLatent(DiffusionTransformer3D(config.dit), fresh_models.new_text_embedder(config))
     average = run.load("dit", torch.device("cpu"))["average"]
     model.load_state_dict({key.removeprefix("module."): v for key, v in average.items() if key != "n_averaged"})

@@ -36,7 +36,7 @@ def vae_loss(vae: AutoencoderKLHunyuanVideo, clips: torch.Tensor) -> dict[str, t
 def clip_weights(progress: float) -> torch.Tensor:
     """Return how often each of CLIPS is drawn.
 
-    At first, most are single pictures, because no two of these are alike.
+    At first, most are single pictures. The frames of a clip look alike, so as many single pictures teach more.
     """
     pictures = max(0.1, 0.8 - 1.4 * progress)
     return torch.tensor([pictures, 0.6 * (1.0 - pictures), 0.4 * (1.0 - pictures)])

@@ -34,8 +34,8 @@ def render(
 ) -> Tensor:
     """Paint one video for each scene and return them, uint8 (B, 3, frames, height, width), at fps frames a second.
 
-    `generator` lives on the CPU, so that the same seed gives the same videos on any device. The first scenes of a
-    batch look the same, whatever follows them.
+    `generator` lives on the CPU, so that the same seed gives the same videos on any device. Scenes added at the end
+    of a batch do not change the videos before them.
     """
     chance = torch.rand(len(scenes), CHANCES, generator=generator)
     palette = load_palette(device)
