@@ -17,7 +17,7 @@ from kandinsky_mini.config import load_config
 from kandinsky_mini.lab.drawings.block import WEIGHTS, block, crossdit
 from kandinsky_mini.lab.drawings.canvas import MEETING, MIXED, RANK_COLOURS
 from kandinsky_mini.lab.drawings.lanes import megatron
-from kandinsky_mini.lab.drawings.shards import heads, linear_split, placement_maps
+from kandinsky_mini.lab.drawings.shards import ALL, heads, linear_split, placement_maps
 from kandinsky_mini.lab.drawings.timeline import REPEATED, timeline
 from kandinsky_mini.lab.drawings.videos import frames_of, side_by_side
 from kandinsky_mini.models.dit import DiffusionTransformer3D
@@ -108,10 +108,30 @@ def test_a_block_is_mapped_with_every_weight(dit):
 
 
 @pytest.mark.parametrize(("style", "owners"), [(ColwiseParallel(), (12, 1)), (RowwiseParallel(), (1, 8))])
-def test_a_linear_layer_is_drawn_as_it_is_stored(style, owners):
-    stored = linear_split(style, RANKS).axes[3].images[0].get_array()
+def test_a_linear_layer_is_drawn_as_a_product_and_as_it_is_stored(style, owners):
+    drawn = [torch.tensor(mesh.get_array()) for mesh in linear_split(style, RANKS).axes[0].collections]
     by_rank = torch.arange(max(owners)).div(max(owners) / RANKS, rounding_mode="floor").view(owners).expand(12, 8)
-    assert torch.equal(torch.tensor(stored), by_rank)
+    everywhere = torch.tensor(ALL)
+    x, y = (by_rank[:1], everywhere) if owners[0] == 1 else (everywhere, by_rank[:, :1].T)
+    for matrix, right in zip(drawn, (x.expand(4, 8), by_rank.T, y.expand(4, 12), by_rank), strict=True):
+        assert torch.equal(matrix, right.to(matrix.dtype))
+    assert [text for text in texts(linear_split(style, RANKS)) if text in "×="] == ["×", "="]
+
+
+@pytest.mark.parametrize(
+    ("style", "shares"),
+    [
+        (ColwiseParallel(), ["3 columns", "3 columns", "3 columns", "3 columns", "nothing"]),
+        (RowwiseParallel(), ["3 rows", "3 rows", "2 rows"]),
+    ],
+)
+def test_a_rank_without_a_part_of_the_layer_is_drawn_too(style, shares):
+    figure = linear_split(style, len(shares))
+    expected = [f"rank {rank}: {share}" for rank, share in enumerate(shares)]
+    assert [text for text in texts(figure) if text.startswith("rank ")] == expected
+    filled = ["white" if share == "nothing" else RANK_COLOURS[rank] for rank, share in enumerate(shares)]
+    boxes = [patch for patch in figure.axes[0].patches if patch.get_fill()]
+    assert [to_hex(patch.get_facecolor()) for patch in boxes] == [*map(to_hex, filled), MIXED]
 
 
 def test_the_block_is_drawn_with_every_module_that_has_weights(dit, inputs):
@@ -135,7 +155,15 @@ def draw_mlp(mesh, plan):
 def test_megatron_s_pair_meets_once():
     figure = draw(draw_mlp, {"0": ColwiseParallel(), "2": RowwiseParallel()})
     assert [text for text in texts(figure) if text.startswith("all_")] == ["all_reduce, 96 B"]
-    headers = {"layer 0\nW (8, 32)\nby columns", "columns", "layer 2\nW (32, 8)\nby rows", "terms of\na sum", "output"}
+    headers = {
+        "layer 0\nW (8, 32)\nby columns",
+        "columns",
+        "module 1",
+        "result",
+        "layer 2\nW (32, 8)\nby rows",
+        "terms of\na sum",
+        "output",
+    }
     assert headers <= set(texts(figure))
     assert colours(figure)[-RANKS:] == [MIXED] * RANKS  # all ranks have the same output
 

@@ -76,6 +76,14 @@ def test_an_entry_has_the_size_of_its_own_group():
     ]
 
 
+def test_collectives_inside_operations_on_dtensors_are_counted():
+    with simulated_ranks(4) as mesh:
+        x = DTensor.from_local(torch.ones(2, 3), mesh, [Shard(0)])
+        with Ledger() as ledger:
+            (x / x.norm()).to_local()
+    assert [(entry.collective, entry.ranks) for entry in ledger.entries] == [("all_reduce", 4)]
+
+
 def test_handing_out_the_shards_of_a_tensor_is_counted():
     """Rank 0 sends each other rank its part: three quarters of the whole, or 3 / 16 for each rank on average."""
     with simulated_ranks(4) as mesh, Ledger() as ledger:

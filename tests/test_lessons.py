@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from helpers import NOTEBOOKS
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from kandinsky_mini import lab
 from kandinsky_mini.lab.drawings.canvas import MIXED, RANK_COLOURS
@@ -51,30 +52,146 @@ def gathered(mesh):
     return DTensor.from_local(own(mesh), mesh, [Shard(0)]).full_tensor().view(4, 2).sum(0)
 
 
+def of_one_rank(mesh):
+    return torch.full((2,), float(dist.get_rank()))
+
+
+UNTRIED = "not tried yet; pass show_target=True to see which collectives a solution needs"
+SUM = " Target: 1 all_reduce of 8 B."
 ANSWERS = {
-    "not tried yet; target: 1 all_reduce of 8 B": lambda mesh: ...,
+    UNTRIED: lambda mesh: ...,
     "right: 1 all_reduce of 8 B": summed,
-    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. Ask.": own,
-    "not yet: rank 0 has [24.0, 240.0], not [6.0, 60.0]. Ask.": lambda mesh: summed(mesh, times=2),
-    "not yet: rank 0 has shape (1,), not (2,). Ask.": lambda mesh: summed(mesh)[:1],
-    "not yet: rank 0 gives int, not a tensor. Ask.": lambda mesh: 6,
-    "not yet: rank 0 gives NoneType, not a tensor. Ask.": lambda mesh: None,
-    "not yet: ZeroDivisionError: division by zero. Ask.": lambda mesh: 1 / 0,
-    "right values, but they took 1 all_gather of 32 B; target: 1 all_reduce of 8 B. Ask.": gathered,
+    "not yet: rank 0 has [24.0, 240.0], not [6.0, 60.0]. "
+    "This is 4 times too much: every rank adds all of it, or a division is missing." + SUM: lambda mesh: summed(
+        mesh, times=2
+    ),
+    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. "
+    "The ranks' values add up to the right ones: the sum is not finished, each rank has a Partial() term." + SUM: own,
+    "not yet: rank 0 has [1.0, 1.0], not [6.0, 60.0]. Ask." + SUM: lambda mesh: torch.ones(2),
+    "not yet: rank 0 has shape (1,), not (2,). Ask." + SUM: lambda mesh: summed(mesh)[:1],
+    "not yet: rank 0 has float64, not float32. Ask." + SUM: lambda mesh: summed(mesh).double(),
+    "not yet: rank 0 returns int, not a tensor. Ask." + SUM: lambda mesh: 6,
+    "not yet: rank 0 returns NoneType, not a tensor. Ask." + SUM: lambda mesh: None,
+    "not yet: rank 0 returns 2 tensors, not 1. Ask." + SUM: lambda mesh: (summed(mesh), summed(mesh)),
+    "not yet: ZeroDivisionError: division by zero. Ask." + SUM: lambda mesh: 1 / 0,
+    "not yet: a mesh stands where a group is needed: write group=mesh.get_group(). Ask." + SUM: lambda mesh: (
+        dist.all_reduce(torch.ones(2), group=mesh)
+    ),
+    "not yet: a placement needs brackets: write Shard(0), Replicate() or Partial(). Ask." + SUM: lambda mesh: (
+        distribute_tensor(torch.ones(4, 4), mesh, [Shard])
+    ),
+    "not yet: placements are a list with one entry for each dimension of the mesh: write [Shard(0)]. Ask."
+    + SUM: lambda mesh: distribute_tensor(torch.ones(4, 4), mesh, Shard(0)),
+    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. "
+    "The call dist.get_rank() does not tell simulated ranks apart, though on real ranks it would. "
+    "Here, lab.own_tensor(lambda rank: ...) gives each rank its own tensor." + SUM: of_one_rank,
+    "right values, but they took 1 all_gather of 32 B." + SUM: gathered,
+    "right values, but 1 all_gather of 32 B more than needed." + SUM: lambda mesh: (gathered(mesh), summed(mesh))[1],
 }
 
 
 @pytest.mark.parametrize("verdict", ANSWERS)
-def test_an_exercise_says_what_is_wrong(verdict, capsys):
+def test_an_exercise_says_what_is_wrong_and_why(verdict, capsys):
     expected = [torch.tensor([6.0, 60.0])] * 4
     lab.grade(ANSWERS[verdict], ranks=4, expected=expected, target=[("all_reduce", 8)], hint="Ask.")
     assert capsys.readouterr().out == verdict + "\n"
 
 
-def test_a_large_difference_is_told_by_its_size(capsys):
+def test_the_target_is_shown_on_request(capsys):
+    lab.grade(lambda mesh: ..., ranks=2, expected=[], target=[("all_reduce", 8)], show_target=True)
+    assert capsys.readouterr().out == "not tried yet; target: 1 all_reduce of 8 B\n"
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.001])
+@pytest.mark.parametrize("rank", range(4))
+def test_every_rank_is_graded(rank, factor, capsys):
+    """Values that are off by a thousandth on a single rank are wrong."""
     right = torch.arange(20.0)
-    lab.grade(lambda mesh: right + 0.5, ranks=1, expected=[right], target=[])
-    assert capsys.readouterr().out == "not yet: rank 0 is up to 0.5 away from the right values.\n"
+
+    def off(mesh):
+        return lab.own_tensor(lambda each: right * (factor if each == rank else 1))
+
+    lab.grade(off, ranks=4, expected=[right] * 4, target=[])
+    assert capsys.readouterr().out.startswith(f"not yet: rank {rank} is up to ")
+
+
+def test_bytes_are_graded_as_well_as_names(capsys):
+    def sums(mesh):
+        for count in (1, 3):
+            dist.all_reduce(torch.ones(count))
+        return torch.ones(1)
+
+    for payload in (4, 8):
+        target = [("all_reduce", payload), ("all_reduce", 12)]
+        lab.grade(sums, ranks=2, expected=[torch.ones(1)] * 2, target=target)
+    right, wrong = capsys.readouterr().out.splitlines()
+    assert right == "right: 1 all_reduce of 4 B, 1 all_reduce of 12 B"
+    assert wrong.startswith("right values, but they took 1 all_reduce of 4 B, 1 all_reduce of 12 B. Target: ")
+
+
+MLP = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8))
+PAIR = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+WASTEFUL = {"0": ColwiseParallel(output_layouts=Replicate()), "2": RowwiseParallel(input_layouts=Replicate())}
+X = torch.randn(3, 8)
+PLANS = {
+    UNTRIED: ...,
+    "right: 1 all_reduce of 96 B": PAIR,
+    'not yet: the key 0 is a number, but submodules have names: write "0". ': {0: ColwiseParallel()},
+    'not yet: "0" has a class for its style: write ColwiseParallel(). ': {"0": ColwiseParallel},
+    'not yet: there is no submodule "first", so PyTorch would warn and split nothing. The submodules are 0, 1, 2. ': {
+        "first": ColwiseParallel()
+    },
+    "not yet: ValueError: the linear layer 2 is not split. ": {"0": ColwiseParallel(output_layouts=Replicate())},
+    "not yet: rank 0 is up to ": {"0": ColwiseParallel(), "2": RowwiseParallel(output_layouts=Partial())},
+    "right values, but 1 all_gather of 192 B more than needed. ": WASTEFUL,
+}
+
+
+@pytest.mark.parametrize("verdict", PLANS)
+def test_a_plan_is_told_what_is_wrong_and_why(verdict, capsys):
+    lab.grade_plan(PLANS[verdict], MLP, X, ranks=4, target=[("all_reduce", 3 * 8 * 4)])
+    printed = capsys.readouterr().out
+    assert printed.startswith(verdict)
+    assert printed.endswith("Target: 1 all_reduce of 96 B.\n") == verdict.startswith(("not yet", "right values"))
+
+
+def test_a_function_can_shard_instead_of_a_plan(capsys):
+    def by_hand(model, mesh):
+        return parallelize_module(model, mesh, PAIR)
+
+    lab.grade_plan(by_hand, MLP, X, ranks=4, target=[("all_reduce", 96)])
+    lab.grade_plan(lambda model, mesh: ..., MLP, X, ranks=4, target=[])
+    lab.grade_plan(lambda model, mesh: None, MLP, X, ranks=4, target=[])
+    right, untried, nothing = capsys.readouterr().out.splitlines()
+    assert (right, untried) == ("right: 1 all_reduce of 96 B", UNTRIED)
+    assert "your function returns nothing: it must return the sharded module" in nothing
+
+
+def test_bytes_can_be_the_goal_without_a_target_that_gives_the_answer_away(capsys):
+    for how in (..., PAIR, WASTEFUL):
+        lab.grade_bytes(how, MLP, X, ranks=4, most=2 * 3 / 4 * 96)
+    untried, right, wrong = capsys.readouterr().out.splitlines()
+    assert (untried, right) == ("not tried yet", "right: each rank sends 144 B")
+    assert wrong.startswith("right values, but each rank sends 288 B: ") and "can be done with less" in wrong
+
+
+def test_modules_are_compared_on_every_rank(capsys):
+    assert lab.compare(MLP, PAIR, X, ranks=2) == "1 all_reduce of 96 B"
+    unfinished = {"0": ColwiseParallel(), "2": RowwiseParallel(output_layouts=Partial())}
+    assert lab.compare(MLP, unfinished, X, ranks=2) == "none"
+    good, bad = capsys.readouterr().out.splitlines()
+    assert good == "as unsharded on every rank: yes | 1 all_reduce of 96 B"
+    assert bad.startswith("as unsharded on every rank: NO, rank 0 differs by ") and bad.endswith(" | none")
+
+
+class SpoiltOnRank1(torch.nn.Module):
+    def forward(self, x):
+        return x + lab.own_tensor(lambda rank: torch.full((1,), float(rank == 1)))
+
+
+def test_a_rank_that_alone_is_wrong_is_found(capsys):
+    lab.compare(torch.nn.Identity(), lambda module, mesh: SpoiltOnRank1(), X, ranks=2)
+    assert "NO, rank 1 differs by " in capsys.readouterr().out
 
 
 def tagged_cells(path: Path) -> list[tuple[str, dict]]:
@@ -90,7 +207,7 @@ def test_exercises_are_untouched_and_their_solutions_are_right_and_folded(path):
     assert [tag for tag, _ in tagged] == ["exercise", "solution"] * (len(tagged) // 2)
     for tag, cell in tagged:
         last = "".join(cell["outputs"][-1]["text"]).splitlines()[-1]
-        assert last.startswith("not tried yet; target: " if tag == "exercise" else "right: ")
+        assert last.startswith("not tried yet" if tag == "exercise" else "right: ")
         assert cell["metadata"].get("jupyter", {}).get("source_hidden", False) == (tag == "solution")
 
 

@@ -1,13 +1,16 @@
 """Stored notebooks are whole and small. They were run from top to bottom, and are true on any machine."""
 
+import itertools
 import re
 import statistics
+from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import NOTEBOOKS
+from helpers import NOTEBOOKS, ROOT
 
 MOST_BYTES, MOST_LINES, MOST_COLUMNS = 2_000_000, 25, 100
+GLOSSARY = re.compile(r"\]\(glossary\.md#([^)]+)\)")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -45,3 +48,34 @@ def test_no_output_is_an_error_a_live_widget_or_of_one_machine(notebook):
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})  # blank without a kernel
             text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
             assert not re.search(r"(?:/home/|/root/|/Users/|/tmp/|[A-Z]:\\)", text), text
+
+
+def markdown(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def mistakes(path: Path) -> list[str]:
+    """Return the rows of a lesson's table of mistakes, without the marks of new ones."""
+    _, _, section = markdown(path).partition("## Mistakes so far")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    return [row.replace("**", "") for row in rows[2:]]  # after the heading and its rule
+
+
+def test_the_table_of_mistakes_grows_from_lesson_to_lesson():
+    lessons = [path for path in NOTEBOOKS if path.stem >= "01"]
+    for before, lesson in itertools.pairwise(lessons):
+        assert mistakes(before) and mistakes(lesson)[: len(mistakes(before))] == mistakes(before), lesson.stem
+
+
+def test_links_to_the_glossary_lead_to_its_terms():
+    page = (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8")
+    terms = {term.lower().replace(" ", "-").replace("'", "") for term in re.findall(r"^## (.+)$", page, re.M)}
+    linked = {anchor for text in [page, *map(markdown, NOTEBOOKS)] for anchor in GLOSSARY.findall(text)}
+    assert linked and linked <= terms
+    assert {anchor for anchor in re.findall(r"\]\(#([^)]+)\)", page)} <= terms
+
+
+def test_the_course_has_few_exercises():
+    tags = [cell.metadata.get("tags", []) for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    assert 8 <= sum("exercise" in each for each in tags) <= 14

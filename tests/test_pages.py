@@ -99,3 +99,11 @@ def test_the_map_has_every_file_of_the_package():
     page = read("kandinsky_mini", "README.md")
     names = {path.name for path in (ROOT / "kandinsky_mini").rglob("*.py") if path.stat().st_size}
     assert [name for name in sorted(names) if f"`{name}`" not in page and f"/{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("lesson", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_readme_promises_the_minutes_that_the_lesson_does(lesson):
+    first = "".join(json.loads(lesson.read_text(encoding="utf-8"))["cells"][0]["source"])
+    minutes = sum(map(int, re.findall(r"\d+", re.search(r"Time: ([^.]*)", first)[1])))
+    (row,) = [line for line in read("README.md").splitlines() if f"(notebooks/{lesson.name})" in line]
+    assert row.endswith(f"| {minutes} |")

@@ -72,10 +72,7 @@ class Record:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Everything that makes two runs different, except how many ranks and threads they had.
-
-        Only runs that agree in all of it may be compared across numbers of ranks.
-        """
+        """What two runs must have in common to be compared across numbers of ranks and threads."""
         measured = "step" if not self.parts else "whole" if any(self.step_seconds) else "save"
         return (
             measured,

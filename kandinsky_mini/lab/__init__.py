@@ -1,11 +1,12 @@
-"""What the lessons are made of: `lab.ranks(...)`, `lab.predict(...)`, `lab.grade(...)`."""
+"""Tools for the lessons: `lab.ranks(...)`, `lab.predict(...)`, `lab.compare(...)`, `lab.grade(...)`."""
 
 from ..parallel.simulation import SimulatedRanks, own_tensor
-from .exercises import grade, grade_plan
+from .exercises import grade, grade_bytes, grade_plan
+from .parity import compare, run_sharded
 from .predictions import predict
 from .processes import ProcessRanks
 
-__all__ = ["grade", "grade_plan", "own_tensor", "predict", "ranks"]
+__all__ = ["compare", "grade", "grade_bytes", "grade_plan", "own_tensor", "predict", "ranks", "run_sharded"]
 
 
 def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
@@ -15,7 +16,7 @@ def ranks(count: int, kind: str = "simulated") -> SimulatedRanks | ProcessRanks:
     "processes" they are real processes on this machine, which talk through gloo, as they do under torchrun.
 
     Raises:
-        ValueError: the kind is unknown, or the count is no whole number from 1 upwards.
+        ValueError: the kind is unknown, or the count is not a whole number of at least 1.
     """
     if kind not in ("simulated", "processes"):
         raise ValueError(f"unknown kind of ranks {kind!r}: choose simulated or processes")

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 RING = {
@@ -90,6 +91,8 @@ class Ledger(TorchDispatchMode):
         self._inside.pop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented  # DTensor goes first, and comes back with the collectives that it makes
         if func._schema.name in COLLECTIVES:
             collective, index, is_part = COLLECTIVES[func._schema.name]
             tensor, ranks = args[index], group_size(func, args)

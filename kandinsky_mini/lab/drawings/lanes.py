@@ -68,7 +68,7 @@ def lane_columns(events: list[Step | Entry]) -> list[Column]:
         if isinstance(event, Entry):
             columns.append(collective_column(event, len(given)))
             if step and step.name == event.module:  # otherwise it prepares the input of the next module
-                columns.append(tensors_column("" if after else "output", step.handed_on))
+                columns.append(tensors_column("result" if after else "output", step.handed_on))
             continue
         step, together = event, together + 1
         columns.append(step_column(step, linked=together == 1))
@@ -93,18 +93,19 @@ def tensors_column(title: str, tensors: list[torch.Tensor], times: int = 1, link
 def what_is(step: Step) -> str:
     """Say which part of the whole result each rank has computed: columns, rows, or terms of a sum.
 
-    The text is empty if the result is not split in any of these ways.
+    The text is only "result" if nothing is known about a split.
     """
     if isinstance(step.placement, Shard):
         return "columns" if step.placement.dim == step.computed[0].ndim - 1 else "rows"
-    return "terms of\na sum" if isinstance(step.placement, Partial) else ""
+    return "terms of\na sum" if isinstance(step.placement, Partial) else "result"
 
 
 def step_column(step: Step, linked: bool) -> Column:
     """Return a column that shows each rank's part of a linear layer's weight, or the class of any other module."""
     name = step.name.rpartition(".")[2]
-    name = f"layer {name}" if name.isdigit() else name
-    if not isinstance(step.module, nn.Linear):
+    linear = isinstance(step.module, nn.Linear)
+    name = f"{'layer' if linear else 'module'} {name}" if name.isdigit() else name
+    if not linear:
         kind = type(step.module).__name__
         same = alike(step.computed)
         fill = [MIXED if same else rank_colour(rank) for rank in range(len(step.given))]

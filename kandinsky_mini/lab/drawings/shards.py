@@ -1,12 +1,13 @@
 """Draw what each rank holds of a linear layer, of all weights of a module, of a vector, or of the attention heads.
 
 Each rank has a colour. Grey marks data that all ranks have. The placements come from PyTorch itself. A sharded module
-lives in the function that runs on the ranks, so call its drawings there.
+exists only inside the function that runs on the ranks, so call placement_maps there.
 """
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -18,42 +19,65 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, pa
 
 from ...parallel.simulation import SimulatedRanks
 from ...parallel.tensors import placement_of, slices_of_ranks
-from .canvas import MIXED, RANK_COLOURS, box, canvas, rank_colour, rule, wrap_title
+from .canvas import MIXED, box, canvas, rank_colour, rule, wrap_title
 
 ALL = -1  # stands in place of a rank's number if all ranks have the data
+CELL, BETWEEN = 0.27, 0.45  # in linear_split: the side of a number's cell, and the space between matrices, in inches
 
 
 def linear_split(style: ParallelStyle, ranks: int, tokens: int = 4, inputs: int = 8, outputs: int = 12) -> Figure:
-    """Draw x W = y for a linear layer that the style splits, and W as nn.Linear stores it.
+    """Draw x W = y for a linear layer that the style splits, and set apart from it W as nn.Linear stores it.
 
-    Each rank's part has the rank's colour. A tensor that all ranks have is grey.
+    Each rank's part has the rank's colour. A tensor that all ranks have is grey. The boxes at the bottom say how much
+    of W each rank has.
     """
     layer = nn.Linear(inputs, outputs, bias=False)
     parts = SimulatedRanks(ranks).run(lambda mesh: slices_of_ranks(parallelize_module(layer, mesh, style).weight))[0]
     stored = torch.empty(outputs, inputs)
     for rank, part in enumerate(parts):
         stored[part] = rank
-    if isinstance(style, ColwiseParallel):
+    by_columns = isinstance(style, ColwiseParallel)
+    if by_columns:
         x, y, what = torch.full((1, inputs), ALL), stored[:, :1].T, "y: columns"
     else:
         x, y, what = stored[:1], torch.full((1, outputs), ALL), "y: sum over ranks"
-    panels = {
-        f"x ({tokens}, {inputs})": x.expand(tokens, inputs),
-        f"W ({inputs}, {outputs})": stored.T,
-        f"{what} ({tokens}, {outputs})": y.expand(tokens, outputs),
-        f"as stored:\nlayer.weight ({outputs}, {inputs})": stored,
-    }
-    widths = [owners.shape[1] for owners in panels.values()]
-    figure, axes = plt.subplots(1, 4, figsize=(0.29 * sum(widths) + 1.5, 0.29 * outputs + 0.6), width_ratios=widths)
-    colours = ListedColormap([MIXED, *RANK_COLOURS[:ranks]])
-    for axis, (title, owners) in zip(axes, panels.items(), strict=True):
-        axis.imshow(owners.numpy(), cmap=colours, vmin=ALL, vmax=ranks - 1)
-        rule(axis, *owners.shape, "white")
-        axis.set_title(title, fontsize=11)
-    figure.suptitle(f"{type(style).__name__} on {ranks} ranks", fontsize=13)
-    figure.tight_layout(pad=0.6, w_pad=2)
-    plt.close(figure)
+    panels = [
+        (f"x ({tokens}, {inputs})", x.expand(tokens, inputs), "×"),
+        (f"W ({inputs}, {outputs})", stored.T, "="),
+        (f"{what} ({tokens}, {outputs})", y.expand(tokens, outputs), ""),
+        (f"as stored:\nlayer.weight ({outputs}, {inputs})", stored, ""),
+    ]
+    width = CELL * 2 * (inputs + outputs) + 3 * BETWEEN + 0.9
+    tall = CELL * max(inputs, outputs, tokens)
+    figure, axis = canvas(max(width, 1.55 * (ranks + 1) + 0.3), tall + 1.55)
+    axis.text(0.3, tall + 1.35, f"{type(style).__name__} on {ranks} ranks", va="center", fontsize=13)
+    left, middle = 0.3, 0.65 + tall / 2
+    for title, owners, sign in panels:
+        draw_owners(axis, left, middle, owners, ranks)
+        right, top = left + CELL * owners.shape[1], middle + CELL * owners.shape[0] / 2
+        axis.text((left + right) / 2, top + 0.08, title, ha="center", va="bottom", fontsize=11)
+        axis.text(right + BETWEEN / 2, middle, sign, ha="center", va="center", fontsize=18)
+        left = right + BETWEEN
+        if title.startswith("y"):  # what follows is no factor of the product
+            axis.plot([left, left], [middle - tall / 2, middle + tall / 2], color="#888888", linestyle="--")
+            left += BETWEEN
+    for rank, part in enumerate(parts):
+        count = stored[part].shape[0 if by_columns else 1]
+        share = f"{count} {'column' if by_columns else 'row'}{'s' * (count > 1)}" if count else "nothing"
+        box(axis, 1.05 + 1.55 * rank, 0.25, 1.45, 0.3, f"rank {rank}: {share}", rank_colour(rank) if count else "white")
+    box(axis, 1.05 + 1.55 * ranks, 0.25, 1.45, 0.3, "all ranks", MIXED)
     return figure
+
+
+def draw_owners(axis: Axes, left: float, middle: float, owners: torch.Tensor, ranks: int) -> None:
+    """Draw a matrix with a cell for each number, in the colour of the rank that has the number."""
+    rows, columns = owners.shape
+    across, down = left + CELL * np.arange(columns + 1), middle - CELL * (np.arange(rows + 1) - rows / 2)
+    colours = ListedColormap([MIXED, *map(rank_colour, range(ranks))])
+    style = {"cmap": colours, "vmin": ALL, "vmax": ranks - 1, "edgecolors": "white", "linewidth": 0.8}
+    axis.pcolormesh(across, down, owners.numpy(), **style)
+    frame = {"fill": False, "edgecolor": "black", "linewidth": 0.8}
+    axis.add_patch(Rectangle((left, down[-1]), CELL * columns, CELL * rows, **frame))
 
 
 def placement_maps(tensors: dict[str, torch.Tensor], columns: int = 8) -> Figure:

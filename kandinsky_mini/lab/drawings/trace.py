@@ -15,8 +15,8 @@ from ...parallel.tensors import local_value, placement_of
 class Step:
     """A module's turn in a forward on simulated ranks: what each rank is given, what it computes, and what it hands on.
 
-    The plan may communicate before the ranks hand on their results. `placement` is the placement of the results before
-    that.
+    After the ranks have computed their results, the plan may communicate before they hand them on. `computed` and
+    `placement` describe the results before this communication, and `handed_on` holds them after it.
     """
 
     name: str
