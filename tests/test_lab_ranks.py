@@ -11,8 +11,9 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import MODEL_BAR, SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model, relative_difference
+from helpers import MODEL_BAR, MODULE_BAR, SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model, relative_difference
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
 from kandinsky_mini import lab
 from kandinsky_mini.lab.processes import ProcessRanks, describe
@@ -88,6 +89,22 @@ def test_the_ledger_counts_what_is_called_by_hand(processes):
     gathers, scatters = [("all_gather", 32)] * 2, [("reduce_scatter", 16)] * 2
     for counted in processes.run(collectives):
         assert counted == [("all_reduce", 16), *gathers, *scatters, ("broadcast", 16), ("scatter", 16)]
+
+
+def test_the_ledger_counts_what_inference_mode_adds(processes):
+    """Under inference_mode, DTensor gathers a biased row-wise layer's input and weight. The output stays right."""
+
+    def row_wise(mesh, layer, x, mode):
+        layer = parallelize_module(copy.deepcopy(layer), mesh, RowwiseParallel(input_layouts=Replicate()))
+        with mode(), Ledger() as ledger:
+            y = layer(x)
+        return y.clone(), [entry.collective for entry in ledger.entries]
+
+    layer, x = torch.nn.Linear(16, 8), torch.randn(4, 16)
+    for mode, expected in ((torch.no_grad, {"all_reduce"}), (torch.inference_mode, {"all_gather"})):
+        for y, collectives in processes.run(row_wise, layer, x, mode):
+            assert relative_difference(y, layer(x).detach()) < MODULE_BAR
+            assert set(collectives) == expected
 
 
 def test_a_function_without_output_gives_none_for_each_rank(two_ranks):
