@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -271,9 +271,4 @@ def figures(dit, inputs):
 
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure(dit, inputs):
     for figure in figures(dit, inputs):
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        for text in figure.axes[0].texts:
-            assert text.get_fontsize() >= 10 or not text.get_text()
-            extent = text.get_window_extent(renderer)
-            assert extent.x0 >= 0 and extent.y0 >= 0, text
-            assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
+        assert_text_is_readable(figure)

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
@@ -231,12 +231,4 @@ def figures(attention, x):
 
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure(attention, x):
     for figure in figures(attention, x):
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        figure.draw(renderer)
-        texts = [text for axis in figure.axes for text in (*axis.texts, axis.title) if text.get_text()]
-        assert texts
-        for text in texts:
-            assert text.get_fontsize() >= 10
-            extent = text.get_window_extent(renderer)
-            assert extent.x0 >= 0 and extent.y0 >= 0, text
-            assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
+        assert_text_is_readable(figure)

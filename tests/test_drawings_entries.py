@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -79,10 +79,4 @@ def test_what_cannot_be_drawn_is_refused(placement, shape):
 
 @pytest.mark.parametrize("own", [True, False])
 def test_text_is_large_enough_and_inside_the_figure(own):
-    figure = lab.ranks(RANKS).run(inside_the_norm, own)[0]
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for text in figure.axes[0].texts:
-        extent = text.get_window_extent(renderer)
-        assert text.get_fontsize() >= 10
-        assert extent.x0 >= 0 and extent.y0 >= 0 and extent.x1 <= figure.bbox.width, text
-        assert extent.y1 <= figure.bbox.height, text
+    assert_text_is_readable(lab.ranks(RANKS).run(inside_the_norm, own)[0])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch.distributed.device_mesh import init_device_mesh
@@ -133,9 +133,4 @@ def test_a_shard_is_drawn_at_its_place_in_the_matrix(dim):
 
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure():
     for figure in (grid_of_rank(3), two_rounds(), all_placements()):
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        for text in figure.axes[0].texts:
-            assert text.get_fontsize() >= 10 or not text.get_text()
-            extent = text.get_window_extent(renderer)
-            assert extent.x0 >= 0 and extent.y0 >= 0, text
-            assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
+        assert_text_is_readable(figure)

@@ -3,7 +3,7 @@
 import statistics
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 
 from kandinsky_mini.lab.drawings import speed
@@ -102,11 +102,4 @@ def test_latency_stands_between_its_two_limits():
     ],
 )
 def test_text_is_large_enough_and_inside_the_figure(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = [text for axis in figure.axes for text in (*axis.texts, axis.xaxis.label, axis.yaxis.label, axis.title)]
-    for text in filter(lambda text: text.get_text() and text.get_visible(), texts):
-        assert text.get_fontsize() >= 10
-        extent = text.get_window_extent(canvas.get_renderer())
-        assert extent.x0 >= 0 and extent.y0 >= 0, text
-        assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
+    assert_text_is_readable(figure)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figure_checks import assert_text_is_readable
 from matplotlib.colors import to_hex
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -70,10 +70,4 @@ def test_only_bytes_have_a_length_in_the_timeline():
 
 @pytest.mark.parametrize("figure", [lambda: row_terms(X, W, 8), lambda: row_terms(X, W, 2), lambda: pair_on_a_line(2)])
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure(figure):
-    figure = figure()
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for text in figure.axes[0].texts:
-        assert text.get_fontsize() >= 10 or not text.get_text()
-        extent = text.get_window_extent(renderer)
-        assert extent.x0 >= 0 and extent.y0 >= 0, text
-        assert extent.x1 <= figure.bbox.width and extent.y1 <= figure.bbox.height, text
+    assert_text_is_readable(figure())
