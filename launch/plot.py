@@ -56,7 +56,7 @@ def speedup(records: list[Record]) -> Figure:
     counts = sorted({record.ranks for group in groups for record in group})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     left.plot(counts, counts, color="black", linewidth=1, label="ideal")
-    for (marker, colour), group in zip(itertools.cycle(STYLES), groups, strict=False):
+    for number, ((marker, colour), group) in enumerate(zip(itertools.cycle(STYLES), groups, strict=False)):
         x, one = [record.ranks for record in group], group[0].step
         y = [one / record.step for record in group]
         ends = [[one / max(record.slowest()), one / min(record.slowest())] for record in group]
@@ -65,7 +65,7 @@ def speedup(records: list[Record]) -> Figure:
         left.errorbar(x, y, spread, fmt=marker, color=colour, capsize=3, label=name_of(group[0]))
         right.plot(x, [100 * v / n for v, n in zip(y, x, strict=True)], marker, color=colour, label=name_of(group[0]))
         for n, v in zip(x[1:], y[1:], strict=True):
-            left.annotate(f"{v:.2f}x", (n, v), (7, -12), textcoords="offset points", color=colour)
+            left.annotate(f"{v:.2f}x", (n, v), (9, -15 + 11 * number), textcoords="offset points", color=colour)
     left.set(title="Speedup of a step", ylabel="times one GPU")
     left.set_yscale("log", base=2)
     left.set_yticks(counts, map(str, counts))

@@ -47,16 +47,32 @@ def test_the_benchmark_s_page_quotes_the_records():
     assert len(quotes) > 10 and [quote for quote in quotes if quote not in page] == []
 
 
-def test_the_benchmark_s_page_quotes_the_profile_of_a_step():
+def test_the_benchmark_s_page_quotes_the_profiles_of_a_step():
+    page = read("assets", "benchmarks", "README.md")
+    group = next(group for group in plot.on_gpus(load_records()) if group[0].seconds_of_video == 5)
+    names = {"attention": "attention", "linear": "linear layers", "rest": "norms, residual sums and all else"}
+    for part, name in (names | {"idle": "idle", "whole": "the whole step"}).items():
+        assert f"| {name} | {' | '.join(f'{record.breakdown[part]:.2f}' for record in group)} |" in page
+    waits = " | ".join(f"{record.breakdown['communication']:.2f}" for record in group[1:])
+    assert f"| communication, with waiting for other ranks | – | {waits} |" in page
+
+
+def test_the_benchmark_s_page_quotes_what_differs_from_diffusers():
     page = " ".join(read("assets", "benchmarks", "README.md").split())
-    one, two = next(group for group in plot.on_gpus(load_records()) if group[0].seconds_of_video == 5)
-    a, b = one.breakdown, two.breakdown
-    assert f"attention takes {b['attention']:.2f} s of a step instead of {a['attention']:.2f} s" in page
-    assert f"layers take {b['linear']:.2f} s instead of {a['linear']:.2f} s" in page
-    assert f"Rank 0 spends {b['communication']:.2f} s on communication" in page
-    assert f"took {b['whole']:.2f} s on 2 GPUs" in page
-    rest = sum(b[name] - a[name] / 2 for name in ("linear", "rest", "idle"))
-    assert f"Another {rest:.2f} s is work that does not halve" in page
+    steps = {(r.engine, r.ranks, bool(r.parts)): r.step for r in load_records() if r.config == "lite_5s" and r.gpus}
+    less = [1 - steps["diffusers", ranks, False] / steps["ours", ranks, False] for ranks in (1, 2, 4)]
+    assert f"These times are {100 * min(less):.1f} to {100 * max(less):.1f} % below ours" in page
+    later = steps["ours", 1, True]
+    assert f"{later:.3f} s on 1 GPU, which is {100 * (1 - later / steps['ours', 1, False]):.1f} % less" in page
+
+
+def test_the_benchmark_s_page_quotes_the_accuracy():
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    records = [json.loads(path.read_text(encoding="utf-8"))["errors"] for path in PUBLISHED.glob("precision-*.json")]
+    errors = [100 * error for record in records for errors in record.values() for error in errors]
+    assert f"differs from one in float32 by {min(errors):.2f} to {max(errors):.2f} %" in page
+    split = [(b / a, ranks) for r in records for ranks in r for a, b in zip(r["1"], r[ranks], strict=True)]
+    assert f"at most {max(split)[0]:.2f} times as large" in page and {ranks for _, ranks in split} == {"1", "2", "4"}
 
 
 def test_the_readme_quotes_the_records():
