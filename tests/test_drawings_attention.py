@@ -13,7 +13,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 
 from kandinsky_mini import lab
 from kandinsky_mini.config import load_config
-from kandinsky_mini.lab.drawings.attention import one_map, what_is_summed, whose_columns, whose_heads
+from kandinsky_mini.lab.drawings.attention import (
+    CUT,
+    cut_heads,
+    one_map,
+    what_is_summed,
+    whose_columns,
+    whose_heads,
+)
 from kandinsky_mini.lab.drawings.canvas import MIXED, RANK_COLOURS
 from kandinsky_mini.lab.drawings.fused import WRONG, fused_columns
 from kandinsky_mini.models.dit import DiffusionTransformer3D
@@ -219,6 +226,16 @@ def test_a_value_of_another_head_than_the_query_is_wrong():
     assert cells(fused_columns(Fused(), confused, heads=4, ranks=2))[2] == 2 * [False, False, False, False, True, True]
 
 
+@pytest.mark.parametrize(("ranks", "cut"), [(7, []), (8, [3, 10, 17, 24]), (4, [])])
+def test_a_head_with_columns_on_two_ranks_has_a_red_edge(ranks, cut):
+    axis = cut_heads(nn.Linear(1, 28 * 4), head_dim=4, ranks=[ranks]).axes[0]
+    parts, heads = axis.patches[:ranks], axis.patches[ranks:]
+    assert [to_hex(part.get_facecolor()) for part in parts] == list(RANK_COLOURS[:ranks])
+    assert all(part.get_width() == pytest.approx(0.4 * 28 / ranks) for part in parts)
+    assert [head for head, cell in enumerate(heads) if to_hex(cell.get_edgecolor()) == CUT] == cut
+    assert [text.get_text() for text in axis.texts] == [f"{ranks} ranks", *map(str, range(28))]
+
+
 def figures(attention, x):
     yield one_map(torch.rand(24, 24), torch.zeros(1, 3, 5, 24, 32, dtype=torch.uint8), TOKEN, GRID)
     yield draw_heads(attention, x)
@@ -227,6 +244,7 @@ def figures(attention, x):
     yield draw_terms(attention, x)
     yield fused_columns(Fused(), reordered, heads=4, ranks=4)
     yield fused_columns(Fused(), reordered, heads=4, ranks=2)
+    yield cut_heads(nn.Linear(1, 28 * 4), head_dim=4, ranks=[7, 8])
 
 
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure(attention, x):

@@ -1,6 +1,6 @@
-"""Draw attention: where a token looks, whose heads they are, whose columns, and what is summed.
+"""Draw attention: where a token looks, whose heads they are, whose columns, what is summed, and which heads are cut.
 
-All but one_map draw a sharded module, so call them on the simulated ranks where the module lives.
+whose_heads, whose_columns and what_is_summed draw a sharded module, so call them on the simulated ranks where it lives.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel
 
-from ...parallel.simulation import per_rank
+from ...parallel.simulation import SimulatedRanks, per_rank
 from ...parallel.tensors import slices_of_ranks
+from ..parity import shard
 from .canvas import MIXED, box, canvas, rank_colour
 from .shards import draw_part
 from .trace import Step, trace
 
 Grid = tuple[int, int, int]  # how many tokens a video has along time, height and width
 TOKEN = "#c00000"  # the edge of the token that looks
+CUT = "#c00000"  # the edge of a head that does not belong to a single rank
 
 
 def one_map(weights: torch.Tensor, video: torch.Tensor, token: int, grid: Grid) -> Figure:
@@ -98,6 +101,32 @@ def whose_columns(layers: dict[str, nn.Linear], head_dim: int) -> Figure:
             axis.plot(*ends, color="black", linewidth=0.8, linestyle=":", zorder=5)
             place = (x, 2.65 - middle) if by_rows else (x - 1.25 + middle, 1.4)
             axis.text(*place, str(head), ha="center", va="center", fontsize=11, zorder=6)
+    return figure
+
+
+def cut_heads(layer: nn.Linear, head_dim: int, ranks: Sequence[int]) -> Figure:
+    """Draw where ColwiseParallel cuts a layer's heads, with a row for each number of ranks.
+
+    A row shows the columns of W, as in y = x W, in the colours of the ranks that hold them. A cell is a head. If the
+    head has columns on two ranks, the cell has both colours and a red edge.
+    """
+    each = 0.4 / head_dim  # the width of a column, in inches
+    heads = layer.out_features // head_dim
+    figure, axis = canvas(0.4 * heads + 1.0, 0.55 * len(ranks) + 0.1)
+    for row, count in enumerate(ranks):
+        bottom = 0.55 * (len(ranks) - row) - 0.4
+        axis.text(0.1, bottom + 0.2, f"{count} ranks", va="center", fontsize=11)
+        parts = SimulatedRanks(count).run(lambda mesh: slices_of_ranks(shard(layer, mesh, ColwiseParallel()).weight))
+        columns = [part[0] for part in parts[0]]  # W is stored transposed
+        for rank, own in enumerate(columns):
+            place, width = (0.9 + each * own.start, bottom), each * (own.stop - own.start)
+            axis.add_patch(Rectangle(place, width, 0.4, facecolor=rank_colour(rank)))
+        for head in range(heads):
+            first, end = head * head_dim, (head + 1) * head_dim
+            cut = any(first < own.start < end for own in columns)
+            edge = {"edgecolor": CUT, "linewidth": 2.5, "zorder": 4.5} if cut else {"edgecolor": "black", "zorder": 4}
+            axis.add_patch(Rectangle((0.9 + each * first, bottom), 0.4, 0.4, fill=False, **edge))
+            axis.text(0.9 + each * (first + end) / 2, bottom + 0.2, str(head), ha="center", va="center", fontsize=10)
     return figure
 
 
