@@ -1,0 +1,53 @@
+"""The model that this repository ships: the CPU computes in float32 with it, and its VAE shows a video as it was."""
+
+import pytest
+import torch
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import FPS
+from kandinsky_mini.models.vae import decode, encode
+from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
+from kandinsky_mini.training.fresh_models import new_vae
+from kandinsky_mini.world.render import render
+from kandinsky_mini.world.scenes import all_scenes, is_held_out
+
+
+@pytest.fixture(scope="module")
+def mini() -> Kandinsky5T2VPipeline:
+    return get_T2V_pipeline("cpu")
+
+
+@pytest.fixture(scope="module")
+def videos() -> torch.Tensor:
+    """Render the first 5 frames of a scene that training never showed."""
+    scene = next(scene for scene in all_scenes() if is_held_out(scene))
+    return render([scene], 5, torch.Generator().manual_seed(0), fps=FPS)
+
+
+def test_a_cpu_computes_in_float32_though_the_files_are_in_bfloat16(mini):
+    for name in ("dit", "text_embedder", "vae"):
+        assert {parameter.dtype for parameter in getattr(mini, name).parameters()} == {torch.float32}, name
+
+
+@torch.no_grad()
+def test_the_vae_shows_a_held_out_video_as_it_was(mini, videos):
+    """The training's page promises a PSNR of 35.9 dB for all held-out videos."""
+    latents = encode(mini.vae, videos)
+    shown = mini.decode(latents[0])
+    assert shown.shape == videos.shape and shown.dtype == torch.uint8
+    error = (shown.float() - videos.float()) / 255
+    assert -10 * error.square().mean().log10() > 30
+    # Noise has mean 0 and deviation 1, and sampling mixes latents with noise.
+    assert abs(latents.mean()) < 0.3 and 0.7 < latents.std() < 1.3
+
+
+@torch.no_grad()
+def test_latents_are_scaled_when_encoded_and_scaled_back_when_decoded(videos):
+    """Mini's factor is 1, so only the released VAE's, which is 0.476986, can show that it is applied the right way."""
+    vae = new_vae(16).eval()
+    clip = videos[:1, :, :5, :32, :32]
+    plain = encode(vae, clip)
+    video = decode(vae, plain)
+    vae.register_to_config(scaling_factor=0.476986)
+    torch.testing.assert_close(encode(vae, clip), 0.476986 * plain)
+    assert (decode(vae, 0.476986 * plain).int() - video.int()).abs().max() <= 1
