@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.config import FPS
-from kandinsky_mini.models.vae import decode, encode
+from kandinsky_mini.build import find_weights
+from kandinsky_mini.config import FPS, load_config
+from kandinsky_mini.models.text_embedders import load_text_embedder
+from kandinsky_mini.models.vae import decode, encode, load_vae
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.training.fresh_models import new_vae
 from kandinsky_mini.world.render import render
@@ -51,3 +53,13 @@ def test_latents_are_scaled_when_encoded_and_scaled_back_when_decoded(videos):
     vae.register_to_config(scaling_factor=0.476986)
     torch.testing.assert_close(encode(vae, clip), 0.476986 * plain)
     assert (decode(vae, 0.476986 * plain).int() - video.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parts_are_loaded_in_the_dtype_that_a_device_computes_in(dtype):
+    """On a GPU that is bfloat16. A part in float32 would take twice the memory and time there."""
+    config = load_config()
+    weights = find_weights(config)
+    embedder = load_text_embedder(weights["text_encoder"], weights["text_encoder2"], config.text, dtype)
+    vae = load_vae(weights["vae"], config.vae.tiling, dtype)
+    assert {parameter.dtype for part in (embedder, vae) for parameter in part.parameters()} == {dtype}

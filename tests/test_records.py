@@ -115,3 +115,21 @@ def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
     plot.main(["--out", str(tmp_path)])
     committed = {path.name for path in (ROOT / "assets" / "figures").glob("*.png")}
     assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
+
+
+def test_a_step_lasts_until_its_slowest_rank_is_done():
+    """The ranks wait for each other in every block, so no step is done before all of them are."""
+    record = dataclasses.replace(lite(5, 2, 1.0), step_seconds=[[1.0, 5.0, 2.0], [3.0, 1.0, 2.5]])
+    assert record.slowest() == [3.0, 5.0, 2.5]
+    assert record.step == 3.0  # the median
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"engine": "diffusers"}, {"plan": "minimal"}, {"attention": "flash4"}, {"compiled": False}, {"guided": False}],
+    ids=str,
+)
+def test_only_the_numbers_of_ranks_and_threads_may_differ_in_a_comparison(difference):
+    record = lite(5, 1, 1.0, text_tokens=[200, 60])
+    assert dataclasses.replace(record, **difference).series != record.series
+    assert dataclasses.replace(record, layout=ParallelLayout("tp", 4), gpus=4, threads=2).series == record.series
