@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from kandinsky_mini.bench import machine
 
@@ -28,6 +29,18 @@ def test_the_capacity_counts_processes(monkeypatch, alone, together, capacity):
     monkeypatch.setattr(machine.subprocess, "Popen", start)
     assert machine.parallel_capacity(2) == pytest.approx(capacity)
     assert list(times) == []
+
+
+def test_the_capacity_is_measured_by_processes_that_run_at_once(monkeypatch):
+    monkeypatch.setattr(machine, "BUSY", "print(2.5)")
+    assert machine.parallel_capacity(3) == 3.0
+
+
+def test_the_work_of_a_process_is_timed_on_one_thread(one_thread, capsys):
+    torch.set_num_threads(2)
+    exec(machine.BUSY.replace("range(400)", "range(1)"), {})
+    assert torch.get_num_threads() == 1
+    assert 0 < float(capsys.readouterr().out) < 60
 
 
 @pytest.mark.parametrize(
