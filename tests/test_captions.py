@@ -114,3 +114,16 @@ def test_every_word_means_what_it_stands_for_and_nothing_else(language):
             for form in WORDS[language][word]:
                 meant = [other for other in words if re.search(rf"\b\w*({MEANINGS[other]})", form)]
                 assert meant == [word], f"{form!r} stands for the {attribute} {word!r}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_training_s_captions_often_leave_attributes_out(language):
+    """The talk's prompt does. A model that was trained on full captions only would not know what to do with it."""
+    rng = random.Random(3)
+    texts = [caption(CAT, language, rng) for _ in range(400)]
+    full = [all(any(names(t, form) for form in WORDS[language][word]) for word in vars(CAT).values()) for t in texts]
+    assert 0.6 < sum(full) / len(full) < 0.8
+    hat = PARTIAL_PHRASINGS[language][0].format(
+        a="a", animal=WORDS[language]["cat"][0], colour=WORDS[language]["red"][0]
+    )
+    assert hat in texts and hat == {"en": "a cat in a red hat", "ru": "кот в красной шляпе"}[language]

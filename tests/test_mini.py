@@ -1,11 +1,13 @@
 """The model that this repository ships: the CPU computes in float32 with it, and its VAE shows a video as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.build import find_weights
-from kandinsky_mini.config import FPS, load_config
+from kandinsky_mini.build import compute_dtype, find_weights
+from kandinsky_mini.config import FPS, ROOT, load_config
 from kandinsky_mini.models.text_embedders import load_text_embedder
 from kandinsky_mini.models.vae import decode, encode, load_vae
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
@@ -63,3 +65,24 @@ def test_the_parts_are_loaded_in_the_dtype_that_a_device_computes_in(dtype):
     embedder = load_text_embedder(weights["text_encoder"], weights["text_encoder2"], config.text, dtype)
     vae = load_vae(weights["vae"], config.vae.tiling, dtype)
     assert {parameter.dtype for part in (embedder, vae) for parameter in part.parameters()} == {dtype}
+
+
+def test_pixels_are_rounded_and_not_cut_off():
+    """Cutting off would darken every picture by half a level. Values beyond black and white must not wrap around."""
+    values = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.5, 0.999, 1.0, 1.5]).view(1, 1, 1, 1, 8)
+    vae = SimpleNamespace(
+        dtype=torch.float32,
+        config=SimpleNamespace(scaling_factor=1.0),
+        decode=lambda x: SimpleNamespace(sample=x),
+    )
+    assert decode(vae, values.movedim(1, -1)).flatten().tolist() == [0, 0, 0, 128, 191, 255, 255, 255]
+
+
+def test_devices_compute_in_their_own_dtype():
+    assert compute_dtype(torch.device("cuda")) == torch.bfloat16
+    assert compute_dtype(torch.device("cpu")) == torch.float32
+
+
+def test_the_weights_stay_small_enough_for_git():
+    sizes = [path.stat().st_size / 1e6 for path in (ROOT / "assets" / "weights" / "mini").rglob("*") if path.is_file()]
+    assert max(sizes) < 15 and sum(sizes) < 40

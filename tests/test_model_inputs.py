@@ -8,7 +8,9 @@ import dataclasses
 import pytest
 import torch
 from helpers import SMALL, random_model
+from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
+from kandinsky_mini.models.attention import kernel_name
 from kandinsky_mini.models.text_embedders import TextEmbeds
 from kandinsky_mini.sampling import predict_velocity
 
@@ -74,3 +76,37 @@ def test_a_model_that_could_continue_a_video_is_told_that_there_is_none():
     x, text = torch.randn(3, 4, 6, SMALL.in_visual_dim), torch.randn(5, SMALL.in_text_dim)
     predict_velocity(model, x, torch.rand(1), TextEmbeds(text, torch.randn(1, SMALL.in_text_dim2)))
     assert torch.equal(seen[0], torch.cat([x, torch.zeros(3, 4, 6, SMALL.in_visual_dim + 1)], dim=-1))
+
+
+def test_a_configuration_s_negative_prompt_is_what_the_guidance_moves_away_from(tiny_pipe, forwards, monkeypatch):
+    """Without an argument the call takes it from the configuration, as lite's is needed for good videos."""
+    text = dataclasses.replace(tiny_pipe.config.text, negative_prompt="a pig in the snow")
+    monkeypatch.setattr(tiny_pipe, "config", dataclasses.replace(tiny_pipe.config, text=text))
+    for caption in (None, "a pig in the snow", "a pig"):
+        tiny_pipe(PROMPT, time_length=0, num_steps=1, guidance_weight=2, negative_caption=caption, progress=False)
+    configured, given, other = (args[1] for args in forwards[1::2])
+    assert torch.equal(configured, given) and configured.shape != other.shape
+
+
+def test_the_model_runs_without_gradients_but_not_in_inference_mode(tiny_pipe, forwards):
+    """Gradients would keep every step in memory. Inference mode would change the collectives of a sharded model."""
+    latents, modes = [], []
+    hook = tiny_pipe.dit.register_forward_hook(
+        lambda *_: modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
+    tiny_pipe(PROMPT, time_length=0, progress=False, callback=lambda step, latent: latents.append(latent))
+    hook.remove()
+    assert set(modes) == {(False, False)}
+    assert not any(latent.requires_grad or latent.is_inference() for latent in latents)
+
+
+def test_cudnn_s_attention_is_preferred_in_every_forward(tiny_pipe):
+    """PyTorch itself would choose a kernel that is slower on an H100. Pages say that cuDNN's was used."""
+    preferred = []
+    hook = tiny_pipe.dit.register_forward_hook(
+        lambda *_: preferred.append(_cur_sdpa_kernel_backends(with_priority=True)[0])
+    )
+    tiny_pipe(PROMPT, time_length=0, progress=False)
+    hook.remove()
+    assert set(preferred) == {SDPBackend.CUDNN_ATTENTION}
+    assert kernel_name(torch.device("cuda")) == "cudnn" and kernel_name(torch.device("cpu")) == "sdpa"

@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 
-from kandinsky_mini.bench.random_models import random_vae
+from kandinsky_mini.bench.random_models import random_text_embedder, random_vae
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 
@@ -121,3 +121,11 @@ def test_norms_divide_by_what_the_released_ones_do(lite):
     }
     heads = [module for name, module in names.items() if name not in layer_norms]
     assert len(heads) == 2 * 2 + 32 * 4 and {(type(norm), norm.eps) for norm in heads} == {(torch.nn.RMSNorm, None)}
+
+
+def test_random_encoders_cut_off_the_template_and_nothing_of_the_prompt(lite):
+    """A benchmark with them must encode as many tokens as the prompt has, as with the released ones."""
+    embedder = random_text_embedder(lite, torch.device("meta"))
+    ids, _ = embedder.tokenize(["a cat in a red hat"])
+    tokens = embedder.tokenizer.convert_ids_to_tokens(ids[0, embedder.config.crop_start :].tolist())
+    assert tokens[:6] == "a cat in a red hat".split()

@@ -1,22 +1,28 @@
 """What the training's page and options promise: when it ends, its learning rate, what it is shown, what ranks share."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, SamplingConfig
+from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, SamplingConfig, load_config
 from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.vae import decode, encode
 from kandinsky_mini.sampling import generate
 from kandinsky_mini.training import budget as budgets
 from kandinsky_mini.training import gradients as training_gradients
 from kandinsky_mini.training.budget import Budget
+from kandinsky_mini.training.dataset import CaptionBuckets
 from kandinsky_mini.training.dit import LENGTHS, flow_loss, length_weights, train_dit
-from kandinsky_mini.training.fresh_models import new_vae
+from kandinsky_mini.training.fresh_models import new_text_embedder, new_vae
 from kandinsky_mini.training.gradients import Gradients
-from kandinsky_mini.training.vae import train_vae
+from kandinsky_mini.training.scorer import score
+from kandinsky_mini.training.vae import normalise_latents, train_vae
+from kandinsky_mini.world.captions import WORDS
+from kandinsky_mini.world.scenes import ALLOWED, Scene, all_scenes
 
 WITHOUT_END = 10**9  # steps
 
@@ -174,3 +180,54 @@ def test_ranks_average_their_gradients(monkeypatch, max_norm):
     gradients = Gradients(loss, model.parameters(), max_norm)
     gradients(batches[0])
     torch.testing.assert_close(gradients.flat, whole * min(1.0, max_norm / whole.norm().item()))
+
+
+def test_captions_are_in_both_languages_and_some_have_an_unknown_word():
+    embedder = new_text_embedder(load_config())
+    scenes = all_scenes()[::6]
+    buckets = CaptionBuckets(embedder, scenes, 4, 0, torch.device("cpu"))
+    tokens = [embedder.tokenizer.decode(ids) for _, rows, _ in buckets.groups for ids in rows]
+    assert len(tokens) == len(scenes) * 2 * 4
+    assert sum(bool(re.search("[а-я]", text)) for text in tokens) == len(tokens) / 2
+    assert 0.05 < sum("<unk>" in text for text in tokens) / len(tokens) < 0.15
+    for index, rows, _ in buckets.groups:
+        for scene, ids in zip(index.tolist(), rows, strict=True):
+            forms = [form for words in WORDS.values() for form in words[scenes[scene].animal]]
+            text = embedder.tokenizer.decode(ids)
+            assert "<unk>" in text or any(form in text for form in forms), text
+
+
+@torch.no_grad()
+def test_latents_are_normalised_without_changing_the_videos():
+    """Noise has mean 0 and deviation 1 in each channel, so latents must have them as well."""
+    torch.manual_seed(0)
+    vae, videos = new_vae(16).eval(), torch.randint(0, 256, (4, 3, 5, 32, 32), dtype=torch.uint8)
+    before = decode(vae, encode(vae, videos))
+    normalise_latents(vae, videos)
+    latents = encode(vae, videos)
+    torch.testing.assert_close(latents.mean((0, 1, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 1, 2, 3)), torch.ones(16), atol=1e-4, rtol=0)
+    assert (decode(vae, latents).int() - before.int()).abs().max() <= 1
+
+
+def test_a_prompt_came_true_only_if_all_of_its_attributes_did():
+    """The evaluation's last column is what pages quote."""
+    scenes = [
+        Scene("cat", "red", "jumps", "snow"),
+        Scene("dog", "red", "jumps", "snow"),
+        Scene("cat", "red", "jumps", "night"),
+    ]
+    said = {
+        "animal": "cat",
+        "colour": "red",
+        "motion": "jumps",
+        "background": "snow",
+    }  # what the scorer sees everywhere
+
+    def scorer(videos):
+        places = {name: ALLOWED[name].index(value) for name, value in said.items()}
+        return {name: nn.functional.one_hot(torch.tensor([place] * len(videos)), 6) for name, place in places.items()}
+
+    shares = score(scorer, torch.zeros(3, 3, 1, 8, 8, dtype=torch.uint8), scenes)
+    expected = {"animal": 2 / 3, "colour": 1.0, "motion": 1.0, "background": 2 / 3, "all": 1 / 3}
+    assert shares == pytest.approx(expected)
