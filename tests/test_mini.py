@@ -1,5 +1,6 @@
 """The model that this repository ships: the CPU computes in float32 with it, and its VAE shows a video as it was."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -86,3 +87,17 @@ def test_devices_compute_in_their_own_dtype():
 def test_the_weights_stay_small_enough_for_git():
     sizes = [path.stat().st_size / 1e6 for path in (ROOT / "assets" / "weights" / "mini").rglob("*") if path.is_file()]
     assert max(sizes) < 15 and sum(sizes) < 40
+
+
+def test_mini_has_the_sizes_and_defaults_that_pages_and_lessons_name():
+    """Lessons count with them: 8 heads of 32 numbers, 672 tokens in a second of video, 25 steps of two forwards."""
+    config = load_config()
+    dit, sampling = config.dit, config.sampling
+    assert (dit.model_dim, dit.num_heads, dit.head_dim, dit.ff_dim, dit.time_dim) == (256, 8, 32, 1024, 128)
+    assert (dit.num_text_blocks, dit.num_visual_blocks, dit.in_visual_dim, dit.patch_size) == (2, 6, 16, (1, 2, 2))
+    assert (dit.axes_dims, dit.visual_cond, config.text.prompt_template) == ((8, 12, 12), False, "{}")
+    assert (sampling.time_length, sampling.width, sampling.height, sampling.num_steps) == (2, 192, 128, 25)
+    assert (sampling.guidance_weight, sampling.scheduler_scale, sampling.guided) == (3.0, 10.0, True)
+    t, h, w = dataclasses.replace(sampling, time_length=1).latent_size
+    assert (t, h, w) == (7, 16, 24) and t * (h // 2) * (w // 2) == 672
+    assert sampling.scale_factor == (1.0, 1.0, 1.0)
