@@ -4,12 +4,16 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import SMALL, random_model
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from kandinsky_mini.build import build_dit, load_weights
-from kandinsky_mini.models.checkpoint import save_checkpoint, to_released
-from kandinsky_mini.models.dit import float32_parameters, set_dtype
+from kandinsky_mini.models.checkpoint import load_checkpoint, save_checkpoint, to_released
+from kandinsky_mini.models.dit import DiffusionTransformer3D, float32_parameters, set_dtype
+from kandinsky_mini.models.parallelize import parallelize_dit
 
 CPU = torch.device("cpu")
 
@@ -61,3 +65,33 @@ def test_a_model_is_ready_to_infer(published):
     dit = build_dit(SMALL, CPU, partial(load_weights, path=path, device=CPU))
     assert not any(module.training for module in dit.modules())
     assert not any(parameter.is_meta for parameter in dit.parameters())
+
+
+def test_a_float32_model_stays_one_when_it_loads_bfloat16(published):
+    """Else a model would compute in two dtypes at once, or in the lower precision without a word."""
+    path, weights = published
+    assert torch.bfloat16 in {value.dtype for value in weights.values()}
+    model = load_checkpoint(random_model(), path)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+
+
+@pytest.fixture
+def rank_2_of_4():
+    """Be rank 2 of 4 without any other process: a group that sends nothing."""
+    dist.init_process_group("fake", rank=2, world_size=4)
+    yield init_device_mesh("cpu", (4,), mesh_dim_names=("tensor_parallel",))
+    dist.destroy_process_group()
+
+
+def test_a_rank_reads_its_own_part_and_turns_it_into_the_model_s_dtype(rank_2_of_4, published):
+    path, weights = published
+    with torch.device("meta"):
+        dit = DiffusionTransformer3D(SMALL)
+    parallelize_dit(dit, rank_2_of_4)
+    load_weights(dit, path, CPU)
+    sharded = {name: value for name, value in dit.state_dict().items() if isinstance(value, DTensor)}
+    assert {value.dtype for value in dit.state_dict().values()} == {torch.float32}
+    for name in ("visual_transformer_blocks.0.feed_forward.in_layer.weight", "out_layer.out_layer.bias"):
+        assert torch.equal(sharded[name].to_local(), weights[name].chunk(4)[2].float()), name
+    name = "visual_transformer_blocks.1.out_layer_self.weight"
+    assert torch.equal(sharded[name].to_local(), weights[name].chunk(4, dim=1)[2].float())

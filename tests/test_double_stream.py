@@ -6,7 +6,7 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from kandinsky_mini import lab
-from kandinsky_mini.lab.double_stream import DoubleStreamBlock
+from kandinsky_mini.lab.double_stream import DoubleStreamBlock, GatedFeedForward
 from kandinsky_mini.parallel.ledger import size
 
 DIM, HEADS, TEXT, VIDEO = 64, 8, 5, 24
@@ -92,3 +92,10 @@ def test_both_streams_look_at_each_other_and_keep_their_own_weights(block, token
     swapped.text, swapped.video = block.video, block.text
     for output, expected in zip(reversed(swapped(video, text)), block(text, video), strict=True):
         assert torch.allclose(output, expected, atol=1e-5)
+
+
+def test_the_gated_feed_forward_is_a_product_of_two_projections():
+    """The lesson's recipe asks what mixes columns. Here column 7 of one projection meets column 7 of the other."""
+    layer, x = GatedFeedForward(8, 16), torch.randn(3, 8)
+    gate, inner = x @ layer.gate_layer.weight.T, x @ layer.in_layer.weight.T
+    torch.testing.assert_close(layer(x), (gate * gate.sigmoid() * inner) @ layer.out_layer.weight.T)

@@ -123,3 +123,31 @@ def test_the_readme_promises_the_minutes_that_the_lesson_does(lesson):
     minutes = sum(map(int, re.findall(r"\d+", re.search(r"Time: ([^.]*)", first)[1])))
     (row,) = [line for line in read("README.md").splitlines() if f"(notebooks/{lesson.name})" in line]
     assert row.endswith(f"| {minutes} |")
+
+
+COMMAND = re.compile(r"launch/(\w+)\.py([^`|#\n]*)")
+
+
+def options_of(script: str) -> set[str]:
+    """Return the options that a script of launch/ declares. The sweep passes others on to the benchmark."""
+    names = ("sweep", "benchmark") if script == "sweep" else (script,)
+    source = "".join(read("launch", f"{name}.py") for name in names)
+    return set(re.findall(r'"(--[\w-]+)"', source)) | {"--help"}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_on_pages_have_only_options_that_exist(page):
+    """A reader copies them. They also name files that are there."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for script, rest in COMMAND.findall(text):
+        assert (ROOT / "launch" / f"{script}.py").exists(), script
+        assert set(re.findall(r"--[\w-]+", rest)) <= options_of(script), f"{script}.py{rest}"
+        files = [part for part in rest.split() if part.endswith(".yaml")]
+        assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_each_part_of_the_talk_is_in_lessons_that_exist():
+    table = read("README.md").split("| in the talk | in the lessons |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    numbers = {path.stem[:2] for path in NOTEBOOKS}
+    assert len(rows) == 8 and all(set(re.findall(r"\d+", lessons)) <= numbers for _, lessons in rows)

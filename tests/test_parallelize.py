@@ -1,6 +1,7 @@
 """The plans are exact, and cost what their comments say. Ranks are simulated here. test_on_ranks.py uses real ones."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -162,3 +163,20 @@ def test_an_unknown_plan_is_refused():
         pytest.raises(ValueError, match="unknown plan 'best': choose one of talk, minimal"),
     ):
         parallelize_dit(random_model(), mesh, "best")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"axes_dims": (8, 12, 12)}, "4 heads"),
+        ({"ff_dim": 260}, "260 ff_dim"),
+        ({"time_dim": 36}, "36 time_dim"),
+        ({"out_visual_dim": 1}, "4 visual output width"),
+    ],
+)
+def test_each_width_that_a_plan_splits_must_be_divisible(change, name):
+    """model_dim needs no row: it holds whole heads, so it is divisible whenever their number is."""
+    config = dataclasses.replace(SMALL, **change)
+    with pytest.raises(ValueError, match=f"{name} are not divisible by 8; this model runs on 1, 2 or 4 ranks"):
+        parallelize.check_divisible(config, 8)
+    parallelize.check_divisible(config, 4)

@@ -8,6 +8,7 @@ import pytest
 import sweep
 from helpers import ROOT
 
+from kandinsky_mini.bench import records
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
 from kandinsky_mini.parallel.layout import ParallelLayout
 
@@ -115,3 +116,37 @@ def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):
     plot.main(["--out", str(tmp_path)])
     committed = {path.name for path in (ROOT / "assets" / "figures").glob("*.png")}
     assert {path.name for path in tmp_path.glob("*.png")} == committed != set()
+
+
+def test_a_step_lasts_until_its_slowest_rank_is_done():
+    """The ranks wait for each other in every block, so no step is done before all of them are."""
+    record = dataclasses.replace(lite(5, 2, 1.0), step_seconds=[[1.0, 5.0, 2.0], [3.0, 1.0, 2.5]])
+    assert record.slowest() == [3.0, 5.0, 2.5]
+    assert record.step == 3.0  # the median
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"engine": "diffusers"}, {"plan": "minimal"}, {"attention": "flash4"}, {"compiled": False}, {"guided": False}],
+    ids=str,
+)
+def test_only_the_numbers_of_ranks_and_threads_may_differ_in_a_comparison(difference):
+    record = lite(5, 1, 1.0, text_tokens=[200, 60])
+    assert dataclasses.replace(record, **difference).series != record.series
+    assert dataclasses.replace(record, layout=ParallelLayout("tp", 4), gpus=4, threads=2).series == record.series
+
+
+@pytest.mark.parametrize("out", [["--out", "elsewhere"], ["--out=elsewhere"], []])
+def test_a_record_names_the_command_that_anybody_can_repeat(monkeypatch, out):
+    """Without the folder that it wrote to, and with the launcher."""
+    monkeypatch.setattr(records.sys, "argv", ["/home/me/launch/benchmark.py", "--steps", "3", *out, "--unguided"])
+    for ranks, launcher in ((1, "python"), (4, "torchrun --nproc-per-node 4")):
+        monkeypatch.setattr(records, "world_size", lambda ranks=ranks: ranks)
+        assert records.command_line() == f"{launcher} launch/benchmark.py --steps 3 --unguided"
+
+
+def test_a_sweep_s_speedups_are_over_one_rank_with_one_thread():
+    one, two = (dataclasses.replace(lite(5, ranks, step), gpus=0) for ranks, step in ((1, 2.0), (2, 0.8)))
+    threads = dataclasses.replace(one, threads=2, step_seconds=[[1.0]])
+    rows = [line.split() for line in sweep.table([one, threads, two]).splitlines()[1:]]
+    assert [(row[2], row[3], row[5]) for row in rows] == [("1", "1", "1.00x"), ("1", "2", "2.00x"), ("2", "1", "2.50x")]

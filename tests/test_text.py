@@ -64,3 +64,30 @@ def test_a_batch_gives_what_its_prompts_give_alone(folders):
         alone = embedder.encode(prompt)
         assert torch.allclose(batch.text[i], alone.text, atol=1e-5)
         assert torch.allclose(batch.pooled[i], alone.pooled, atol=1e-5)
+
+
+TEMPLATE = "the dog dances. {}"  # with the token that starts a text, 5 tokens come before the prompt
+LONG, SHORT = "a cat in a red hat walks left", "a cat"  # 8 and 2 words; one more token ends a text
+
+
+@pytest.fixture
+def with_template(folders):
+    """An embedder that reads 4 tokens after its template."""
+    folder, _ = folders
+    config = dataclasses.replace(load_config().text, prompt_template=TEMPLATE, crop_start=5, max_length=4)
+    return load_text_embedder(folder / "qwen", folder / "clip", config, torch.float32)
+
+
+def test_the_template_takes_no_room_from_the_prompt(with_template):
+    """A long prompt is cut to max_length tokens, however long the template is, and a short one stays whole."""
+    assert with_template.encode(LONG).text.shape[0] == 4
+    assert with_template.encode(SHORT).text.shape[0] == 3
+    ids, _ = with_template.tokenize([LONG])
+    words = with_template.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+    assert words[:8] == ["<s>", "the", "dog", "dances", ".", "a", "cat", "in"]
+
+
+@pytest.mark.parametrize(("prompt", "excess"), [(LONG, 5), (SHORT, 0), ("a cat in", 0), ("a cat in a", 1)])
+def test_only_the_prompt_s_own_tokens_are_too_many(with_template, prompt, excess):
+    """The warning about a prompt that is cut off counts neither the template nor what fits."""
+    assert with_template.excess_tokens(prompt) == excess

@@ -11,7 +11,9 @@ import yaml
 from safetensors.torch import load_file
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.config import CONFIGS
+from kandinsky_mini.config import CONFIGS, load_config
+from kandinsky_mini.models.checkpoint import load_checkpoint
+from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.training.gradients import Gradients
 from kandinsky_mini.world.scenes import is_held_out
 
@@ -133,3 +135,15 @@ def test_gradients_are_those_of_autograd_cut_to_the_norm(max_norm):
     norm = torch.cat([grad.flatten() for grad in expected]).norm()
     for parameter, grad in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, grad * min(1.0, max_norm / norm))
+
+
+def test_the_averaged_weights_are_published(trained):
+    """They are smoother than those of the last step."""
+    state = torch.load(trained["folder"] / "run" / "dit.pt")
+    name = "dit.visual_embeddings.in_layer.weight"
+    averaged, last = state["average"][f"module.{name}"], state["model"][name]
+    published = load_checkpoint(
+        DiffusionTransformer3D(load_config(trained["config"]).dit), trained["folder"] / "weights" / "dit"
+    )
+    assert torch.equal(published.visual_embeddings.in_layer.weight, averaged.bfloat16().float())
+    assert not torch.equal(averaged.bfloat16(), last.bfloat16())

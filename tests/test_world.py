@@ -121,3 +121,33 @@ def test_wrong_words_are_refused(name):
     with pytest.raises(ValueError, match=f"unknown {name} 'pink'") as error:
         Scene(**words | {name: "pink"})
     assert all(word in str(error.value) for word in ALLOWED[name])
+
+
+LOOKS = {  # colours, in 0..255, that are seen only at the front of an animal, on its snout or beak
+    "cat": (224, 96, 106),
+    "dog": (246, 227, 197),
+    "rabbit": (42, 32, 48),
+    "bear": (210, 166, 121),
+    "duck": (244, 123, 32),
+    "pig": (168, 65, 95),
+}
+
+
+@pytest.mark.parametrize("animal", ALLOWED["animal"])
+def test_an_animal_looks_where_it_goes(animal):
+    """Left and right differ in more than the motion: a picture alone shows the direction, with the face in front."""
+    for motion, sign in (("walks left", -1), ("walks right", 1)):
+        picture = render([Scene(animal, "blue", motion, "night")], 1, seeded(8))[0, :, 0]
+        eyes = (picture == 255).all(0) & (torch.arange(128) > 30)[:, None]  # the whites of the eyes
+        face = (picture.int() - torch.tensor(LOOKS[animal])[:, None, None]).abs().amax(0) <= 8
+        hat = hat_mask(picture[None, :, None], "blue")[0, 0]
+        x = {name: centre(mask[None], -1).item() for name, mask in {"eyes": eyes, "face": face, "hat": hat}.items()}
+        assert sign * (x["eyes"] - x["hat"]) > 1, x
+        assert sign * (x["face"] - x["hat"]) > 1, x
+
+
+def test_a_figure_that_does_not_walk_looks_either_way():
+    pictures = render([Scene("duck", "blue", "jumps", "night")] * 12, 1, seeded(9))[:, :, 0]
+    beak = (pictures.int() - torch.tensor(LOOKS["duck"])[:, None, None]).abs().amax(1) <= 8
+    ahead = centre(beak, -1) - centre(hat_mask(pictures[:, :, None], "blue")[:, 0], -1)
+    assert 2 <= (ahead > 0).sum() <= 10

@@ -1,0 +1,233 @@
+"""What the training's page and options promise: when it ends, its learning rate, what it is shown, what ranks share."""
+
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, SamplingConfig, load_config
+from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.vae import decode, encode
+from kandinsky_mini.sampling import generate
+from kandinsky_mini.training import budget as budgets
+from kandinsky_mini.training import gradients as training_gradients
+from kandinsky_mini.training.budget import Budget
+from kandinsky_mini.training.dataset import CaptionBuckets
+from kandinsky_mini.training.dit import LENGTHS, flow_loss, length_weights, train_dit
+from kandinsky_mini.training.fresh_models import new_text_embedder, new_vae
+from kandinsky_mini.training.gradients import Gradients
+from kandinsky_mini.training.scorer import score
+from kandinsky_mini.training.vae import normalise_latents, train_vae
+from kandinsky_mini.world.captions import WORDS
+from kandinsky_mini.world.scenes import ALLOWED, Scene, all_scenes
+
+WITHOUT_END = 10**9  # steps
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Set clock.seconds to what the clock shows."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    return clock
+
+
+@pytest.mark.parametrize("earlier", [0.0, 90.0], ids=["fresh", "continued"])
+def test_a_training_ends_after_its_minutes(clock, earlier):
+    """`--minutes 2` counts what an interrupted run had already spent."""
+    budget = Budget(WITHOUT_END, minutes=2, seconds=earlier, started=0.0)
+    for seconds, spent in ((119.0, False), (120.0, True)):
+        clock.seconds = seconds - earlier
+        budget.count_step()
+        assert budget.spent == spent and budget.progress == pytest.approx(seconds / 120)
+
+
+def test_a_training_ends_after_its_steps():
+    budget = Budget(steps=3)
+    for spent in (False, False, True):
+        budget.count_step()
+        assert budget.spent == spent
+
+
+def test_all_ranks_end_at_the_same_step_by_the_clock_of_rank_0(clock, monkeypatch):
+    """A rank that went by a clock of its own would leave the others waiting for it."""
+    clock.seconds = 1e6
+    monkeypatch.setattr(budgets, "world_size", lambda: 2)
+    monkeypatch.setattr(budgets, "from_rank_0", lambda function: 0.5)
+    budget = Budget(WITHOUT_END, minutes=1, started=0.0)
+    for _ in range(40):
+        budget.count_step()
+    assert budget.progress == 0.5
+
+
+def test_the_learning_rate_warms_up_and_then_falls_along_a_cosine_to_zero():
+    rates = {step: Budget(steps=4000, step=step).lr_factor for step in (0, 99, 1000, 2000, 3000, 4000)}
+    assert rates[0] == pytest.approx(1 / 200, rel=1e-3) and rates[99] == pytest.approx(1 / 2, rel=1e-2)
+    cosine = {1000: 0.5 + math.sqrt(2) / 4, 2000: 0.5, 3000: 0.5 - math.sqrt(2) / 4, 4000: 0.0}
+    assert {step: rates[step] for step in cosine} == pytest.approx(cosine)
+
+
+COSINE = [1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]  # in four steps without a warm-up
+
+
+def test_the_vae_is_trained_at_that_rate():
+    videos = torch.randint(0, 256, (2, 3, 1, 16, 16), dtype=torch.uint8)
+    steps = train_vae(new_vae(16), videos, Budget(steps=4, warmup=1), clips=((1, 1), (1, 1), (1, 1)), lr=1e-4)
+    rates = [optimizer.param_groups[0]["lr"] for _, optimizer, _ in steps]
+    assert rates == pytest.approx([1e-4 * factor for factor in COSINE])
+
+
+SCENES, REPEATS = 5, 3
+
+
+class Captions:
+    """Captions whose first token is the number of their scene, and an empty one whose first token is -1."""
+
+    num_scenes = SCENES
+    empty = (torch.tensor([[-1]]), torch.tensor([[-1]]))
+
+    def draw(self, batch, common, own):
+        scenes = torch.randint(SCENES, (batch,), generator=own)
+        return scenes, scenes[:, None], scenes[:, None]
+
+
+def shown(steps: int) -> tuple[list[tuple], list[float]]:
+    """Return what a training shows in each step, as latents and tokens, and its learning rates.
+
+    Each number of a latent is the number of the scene that it shows.
+    """
+    model, seen = nn.Linear(1, 1), []
+    numbers = torch.arange(SCENES * REPEATS) % SCENES
+    latents = {frames: numbers.view(-1, 1, 1, 1, 1).expand(-1, frames, 1, 1, 1) for frames, _ in LENGTHS}
+
+    def gradients(*inputs):
+        seen.append(inputs)
+        return {}
+
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    average = SimpleNamespace(update_parameters=lambda model: None)
+    budget, lengths = Budget(steps, warmup=1), tuple((frames, 4) for frames, _ in LENGTHS)
+    training = train_dit(model, gradients, average, latents, Captions(), budget, lengths=lengths, lr=1e-3)
+    return seen, [optimizer.param_groups[0]["lr"] for _, optimizer, _ in training]
+
+
+def test_the_dit_is_trained_at_that_rate():
+    assert shown(4)[1] == pytest.approx([1e-3 * factor for factor in COSINE])
+
+
+def test_captions_belong_to_their_videos_and_a_tenth_of_the_steps_have_none():
+    seen, _ = shown(600)
+    empty = [bool((ids == -1).all()) for _, ids, _ in seen]
+    for (latents, ids, ids2), without in zip(seen, empty, strict=True):
+        assert torch.equal(ids, ids2) and (without or torch.equal(latents[:, 0, 0, 0], ids))
+    assert 0.06 < sum(empty) / len(empty) < 0.14
+
+
+def test_images_come_first_and_then_videos_of_one_and_two_seconds():
+    assert [(frames - 1) * FRAMES_PER_LATENT / FPS for frames, _ in LENGTHS] == [0, 1, 2]
+    seen, _ = shown(400)
+    images = [latents.shape[1] == 1 for latents, _, _ in seen]
+    assert sum(images[:100]) > 60 > 30 > sum(images[-100:])
+    assert {latents.shape[1] for latents, _, _ in seen} == {frames for frames, _ in LENGTHS}
+    for progress in (0.0, 0.3, 1.0):
+        assert length_weights(progress).sum() == pytest.approx(1)
+
+
+def perfect(clean: float, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """Return the true velocity from noise to a latent in which every number is `clean`."""
+    return (x - clean) / time[..., None, None, None]
+
+
+def test_a_perfect_model_has_no_loss():
+    latents = torch.full((8, 3, 2, 2, 4), 0.7)
+    loss = flow_loss(lambda x, time, ids, ids2: perfect(0.7, x, time), latents, None, None)["loss"]
+    assert loss < 1e-6
+    assert flow_loss(lambda x, time, ids, ids2: perfect(0.5, x, time), latents, None, None)["loss"] > 1e-2
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_sampling_follows_the_velocity_that_training_teaches(steps):
+    """From any noise, the Euler steps of a perfect model end at its latent."""
+
+    class Perfect(nn.Module):
+        config, dtype = SimpleNamespace(visual_cond=False, patch_size=(1, 2, 2)), torch.float32
+
+        def forward(self, x, text, pooled, time, *others):
+            return perfect(0.7, x, time / 1000)
+
+    text = TextEmbeds(torch.zeros(1, 1), torch.zeros(1, 1))
+    sampling = SamplingConfig(0, 32, 32, steps, 1.0, 10.0, (1.0, 1.0, 1.0))
+    latent = generate(Perfect(), torch.randn(1, 4, 4, 2), text, None, sampling)
+    torch.testing.assert_close(latent, torch.full_like(latent, 0.7))
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 0.1])
+def test_ranks_average_their_gradients(monkeypatch, max_norm):
+    """Two ranks with half of a batch each take the step that one would take with all of it, cut to the same norm."""
+    model, batches = nn.Linear(5, 4), (torch.randn(7, 5), torch.randn(7, 5))
+
+    def loss(x):
+        return {"loss": model(x).square().mean()}
+
+    whole = torch.cat([g.flatten() for g in torch.autograd.grad(loss(torch.cat(batches))["loss"], model.parameters())])
+    other = torch.cat([g.flatten() for g in torch.autograd.grad(loss(batches[1])["loss"], model.parameters())])
+    monkeypatch.setattr(training_gradients, "world_size", lambda: 2)
+    monkeypatch.setattr(training_gradients, "dist", SimpleNamespace(all_reduce=lambda mine: mine.add_(other)))
+    gradients = Gradients(loss, model.parameters(), max_norm)
+    gradients(batches[0])
+    torch.testing.assert_close(gradients.flat, whole * min(1.0, max_norm / whole.norm().item()))
+
+
+def test_captions_are_in_both_languages_and_some_have_an_unknown_word():
+    embedder = new_text_embedder(load_config())
+    scenes = all_scenes()[::6]
+    buckets = CaptionBuckets(embedder, scenes, 4, 0, torch.device("cpu"))
+    tokens = [embedder.tokenizer.decode(ids) for _, rows, _ in buckets.groups for ids in rows]
+    assert len(tokens) == len(scenes) * 2 * 4
+    assert sum(bool(re.search("[а-я]", text)) for text in tokens) == len(tokens) / 2
+    assert 0.05 < sum("<unk>" in text for text in tokens) / len(tokens) < 0.15
+    for index, rows, _ in buckets.groups:
+        for scene, ids in zip(index.tolist(), rows, strict=True):
+            forms = [form for words in WORDS.values() for form in words[scenes[scene].animal]]
+            text = embedder.tokenizer.decode(ids)
+            assert "<unk>" in text or any(form in text for form in forms), text
+
+
+@torch.no_grad()
+def test_latents_are_normalised_without_changing_the_videos():
+    """Noise has mean 0 and deviation 1 in each channel, so latents must have them as well."""
+    torch.manual_seed(0)
+    vae, videos = new_vae(16).eval(), torch.randint(0, 256, (4, 3, 5, 32, 32), dtype=torch.uint8)
+    before = decode(vae, encode(vae, videos))
+    normalise_latents(vae, videos)
+    latents = encode(vae, videos)
+    torch.testing.assert_close(latents.mean((0, 1, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 1, 2, 3)), torch.ones(16), atol=1e-4, rtol=0)
+    assert (decode(vae, latents).int() - before.int()).abs().max() <= 1
+
+
+def test_a_prompt_came_true_only_if_all_of_its_attributes_did():
+    """The evaluation's last column is what pages quote."""
+    scenes = [
+        Scene("cat", "red", "jumps", "snow"),
+        Scene("dog", "red", "jumps", "snow"),
+        Scene("cat", "red", "jumps", "night"),
+    ]
+    said = {
+        "animal": "cat",
+        "colour": "red",
+        "motion": "jumps",
+        "background": "snow",
+    }  # what the scorer sees everywhere
+
+    def scorer(videos):
+        places = {name: ALLOWED[name].index(value) for name, value in said.items()}
+        return {name: nn.functional.one_hot(torch.tensor([place] * len(videos)), 6) for name, place in places.items()}
+
+    shares = score(scorer, torch.zeros(3, 3, 1, 8, 8, dtype=torch.uint8), scenes)
+    expected = {"animal": 2 / 3, "colour": 1.0, "motion": 1.0, "background": 2 / 3, "all": 1 / 3}
+    assert shares == pytest.approx(expected)
