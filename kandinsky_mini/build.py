@@ -16,7 +16,7 @@ from .models.dit import DiffusionTransformer3D, set_dtype
 from .models.parallelize import parallelize_dit
 from .models.text_embedders import load_text_embedder
 from .models.vae import load_vae
-from .parallel.groups import join_group, local_device, rank, world_size
+from .parallel.groups import join_group, local_device, rank, wait_until_loaded, world_size
 from .parallel.layout import ParallelLayout
 from .parallel.tensors import place
 from .pipeline import COMPONENTS, Kandinsky5T2VPipeline
@@ -41,6 +41,7 @@ def build_pipeline(
         text_device, vae_device = devices["text_embedder"], devices["vae"]
         text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
         vae = load_vae(weights["vae"], config.vae.tiling, compute_dtype(vae_device)).to(vae_device)
+    wait_until_loaded()
     return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config)
 
 

@@ -33,7 +33,15 @@ from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import PLANS
 from kandinsky_mini.models.text_embedders import TextEmbeds
-from kandinsky_mini.parallel.groups import gather_from_all, leave_group, local_device, rank, world_size
+from kandinsky_mini.parallel.groups import (
+    LauncherError,
+    gather_from_all,
+    is_first_to_fail,
+    leave_group,
+    local_device,
+    rank,
+    world_size,
+)
 from kandinsky_mini.parallel.ledger import Ledger
 from kandinsky_mini.sampling import draw_noise, generate, guided_velocity
 
@@ -198,3 +206,5 @@ if __name__ == "__main__":
         main()
     except CheckpointError as error:
         sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")
+    except LauncherError as error:
+        sys.exit(f"error: {error}" if is_first_to_fail() else 1)

@@ -87,6 +87,16 @@ def two_rank_all_reduce() -> str:
     return f"gloo over {loopback()}, {time.perf_counter() - start:.1f} s including the start"
 
 
+@check("host name", cure="add --local-addr 127.0.0.1 to the options of torchrun, or the name to /etc/hosts")
+def host_name() -> str:
+    name = socket.getfqdn()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        raise UserWarning(f"{name} has no address, so torchrun would wait for ever") from None
+    return f"{name} has an address"
+
+
 @check("mp4 codec", cure=f"unset IMAGEIO_FFMPEG_EXE, or {REINSTALL}")
 def mp4_codec() -> str:
     import imageio.v3 as iio
@@ -116,7 +126,7 @@ def jupyter_widgets() -> str:
     return f"ipywidgets {ipywidgets.__version__}, shown by JupyterLab"
 
 
-CHECKS = (python_version, torch_build, cpu_cores, two_rank_all_reduce, mp4_codec, jupyter_widgets)
+CHECKS = (python_version, torch_build, cpu_cores, two_rank_all_reduce, host_name, mp4_codec, jupyter_widgets)
 
 
 def dotted(version: tuple[int, ...]) -> str:

@@ -77,9 +77,13 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:  # tell a person what to change, not where in the code it was raised
-        sys.exit(f"error: {error}" if FIRST else 1)
+        from kandinsky_mini.parallel.groups import is_first_to_fail
+
+        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
     except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
         if "memory" not in str(error):
+            if "imed out" in str(error):
+                error.add_note("A rank waits for the others for 120 s, or as long as KANDINSKY_TIMEOUT_SECONDS says.")
             raise
         sys.exit(f"error: not enough memory for a video of this size: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ once more for each rank's term. Simulated ranks round as real ones do, but an al
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -25,7 +26,7 @@ from kandinsky_mini.config import load_config
 from kandinsky_mini.models.attention import preferred_kernels
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.models.text_embedders import TextEmbeds
-from kandinsky_mini.parallel.groups import leave_group, local_device, rank, world_size
+from kandinsky_mini.parallel.groups import LauncherError, is_first_to_fail, leave_group, local_device, rank, world_size
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
 from kandinsky_mini.sampling import draw_noise, predict_velocity
@@ -111,4 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LauncherError as error:
+        sys.exit(f"error: {error}" if is_first_to_fail() else 1)

@@ -16,13 +16,21 @@ each rank trains on its own latents.
 
 import argparse
 import math
+import sys
 from datetime import date
 from pathlib import Path
 
 import torch
 
 from kandinsky_mini.config import load_config
-from kandinsky_mini.parallel.groups import join_group, leave_group, local_device, world_size
+from kandinsky_mini.parallel.groups import (
+    LauncherError,
+    is_first_to_fail,
+    join_group,
+    leave_group,
+    local_device,
+    world_size,
+)
 from kandinsky_mini.training.run import Run
 from kandinsky_mini.training.stages import STAGES
 
@@ -60,5 +68,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LauncherError as error:
+        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
     leave_group()

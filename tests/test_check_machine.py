@@ -1,5 +1,6 @@
 """The machine check passes where the tests run. Where something is broken, it says so and names a cure."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,16 @@ def test_too_old(monkeypatch, limit, run):
     monkeypatch.setattr(check_machine, limit, (99, 0))
     result = run()
     assert result.status == "bad" and "99.0 or newer is needed" in result.found and result.cure
+
+
+def test_a_host_name_without_an_address_is_a_warning_with_torchruns_option(monkeypatch):
+    def unknown(*args):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    result = check_machine.host_name()
+    assert result.status == "warn" and "torchrun would wait for ever" in result.found
+    assert "--local-addr 127.0.0.1" in result.cure
 
 
 def test_one_core_is_a_warning_only(monkeypatch, capsys):

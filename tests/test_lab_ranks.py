@@ -3,8 +3,8 @@
 import copy
 import os
 import signal
-import subprocess
-import sys
+import threading
+import time
 from collections import Counter
 
 import psutil
@@ -51,6 +51,88 @@ def test_each_rank_gives_its_own_tensor_or_shard(two_ranks):
     assert [output["ranks"] for output in outputs] == [2, 2]
 
 
+def test_each_rank_has_its_own_copy_of_the_inputs(two_ranks):
+    def total(mesh, x, others):
+        dist.all_reduce(x)
+        return x, DTensor.from_local(others["y"], mesh, [Partial()]).full_tensor()
+
+    x, y = torch.ones(2), torch.full((1,), 3.0)
+    for of_x, of_y in two_ranks.run(total, x, {"y": y}):
+        assert (of_x.tolist(), of_y.tolist()) == ([2, 2], [6])
+    assert (x.tolist(), y.tolist()) == ([1, 1], [3])
+
+
+def test_random_numbers_differ_between_ranks_unless_they_are_seeded(two_ranks):
+    def draw(mesh):
+        own = torch.rand(4)
+        torch.manual_seed(7)
+        return own, torch.rand(4)
+
+    before = torch.get_rng_state()
+    (own_0, seeded_0), (own_1, seeded_1) = two_ranks.run(draw)
+    assert not torch.equal(own_0, own_1)
+    assert torch.equal(seeded_0, seeded_1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_slow_loading_rank_is_waited_for_longer_than_a_collective_waits(processes):
+    def load(mesh):
+        from kandinsky_mini.parallel.groups import wait_until_loaded
+
+        for seconds in (10, 0):  # the ranks wait 8 s for one another
+            time.sleep(seconds * (dist.get_rank() == 0))
+            wait_until_loaded()
+        dist.all_reduce(torch.ones(1))
+        return "loaded"
+
+    assert processes.run(load) == ["loaded", "loaded"]
+
+
+SHARED = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "collective",
+    [
+        lambda mesh: dist.all_reduce(SHARED),
+        lambda mesh: dist.all_gather([torch.empty(2), torch.empty(2)], SHARED),
+        lambda mesh: DTensor.from_local(SHARED, mesh, [Partial()]).full_tensor(),
+    ],
+    ids=["all_reduce", "all_gather", "DTensor"],
+)
+def test_a_collective_that_simulated_ranks_cannot_do_is_refused(collective):
+    """A tensor from outside is one for all ranks, so adding it up over the ranks would silently do nothing."""
+    with pytest.raises(ValueError, match="of a tensor that simulated ranks share.*lab.own_tensor"):
+        lab.ranks(2).run(collective)
+    assert SHARED.tolist() == [1, 1]
+
+
+def test_simulated_ranks_cannot_send():
+    with pytest.raises(ValueError, match="simulated ranks cannot send: use real ones, kind='processes'"):
+        lab.ranks(2).run(lambda mesh: dist.send(torch.ones(1), dst=1))
+
+
+@pytest.mark.parametrize(
+    ("call", "ask"),
+    [
+        ("dist.get_rank()", lambda mesh: dist.get_rank() == 0),
+        ("mesh.get_local_rank()", lambda mesh: mesh.get_local_rank() == 0),
+        ("mesh.get_rank()", lambda mesh: mesh.get_rank() == 0),
+        ("mesh.get_coordinate()", lambda mesh: mesh.get_coordinate()[0] == 0),
+    ],
+)
+def test_simulated_ranks_say_when_they_are_asked_who_they_are(call, ask, capsys):
+    def branch(mesh):
+        own_tensor(lambda rank: torch.ones(1))  # it switches the simulation off and on
+        return "first" if ask(mesh) else "other"
+
+    lab.ranks(2).run(branch)
+    said = f"note: {call} does not tell simulated ranks apart, but lab.own_tensor(lambda rank: ...) does\n"
+    assert capsys.readouterr().out == said
+    lab.ranks(2).run(lambda mesh: own_tensor(lambda rank: torch.ones(1)))
+    assert capsys.readouterr().out == ""
+
+
 def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_formula_says(two_ranks):
     def sharded(mesh, model, inputs):
         from kandinsky_mini.models.parallelize import parallelize_dit
@@ -84,11 +166,17 @@ def test_the_ledger_counts_what_is_called_by_hand(processes):
             reduce_scatter(half, x)
             dist.broadcast(x, src=0)
             dist.scatter(half, list(x.split(2)) if mesh.get_local_rank() == 0 else None, src=0)
+            dist.gather(half, [torch.empty(2), torch.empty(2)] if mesh.get_local_rank() == 0 else None, dst=0)
+            dist.reduce(x, dst=0)
+            dist.all_to_all_single(torch.empty(4), x)
+            dist.send(half, dst=1) if mesh.get_local_rank() == 0 else dist.recv(half, src=0)
+            dist.barrier()  # sends no data
         return [(entry.collective, entry.payload) for entry in ledger.entries]
 
     gathers, scatters = [("all_gather", 32)] * 2, [("reduce_scatter", 16)] * 2
-    for counted in processes.run(collectives):
-        assert counted == [("all_reduce", 16), *gathers, *scatters, ("broadcast", 16), ("scatter", 16)]
+    others = [("broadcast", 16), ("scatter", 16), ("gather", 16), ("reduce", 16), ("all_to_all", 32)]
+    for counted, sent in zip(processes.run(collectives), ([("send", 8)], []), strict=True):
+        assert counted == [("all_reduce", 16), *gathers, *scatters, *others, *sent]
 
 
 def test_the_ledger_counts_what_inference_mode_adds(processes):
@@ -154,31 +242,59 @@ def test_an_error_names_its_rank_and_the_ranks_can_be_used_again(processes):
     assert processes.run(lambda mesh: mesh.size()) == [2, 2]
 
 
-NOTEBOOK = """
-import os, signal
-from kandinsky_mini import lab
-if not {killed}: lab.ranks(2, kind="processes")
-again = lab.ranks(1, kind="processes")
-print(*again.run(lambda mesh: os.getpid()), again._watchdog.pid, again._watchdog.args[-1], flush=True)
-if {killed}: os.kill(os.getpid(), signal.SIGKILL)
-again.stop(); again.stop()
-try: again.run(print)
-except RuntimeError as error: assert "stopped" in str(error)
-"""
+@pytest.fixture
+def interrupt():
+    """Press Ctrl-C after so many seconds."""
+    timers = []
+
+    def after(seconds: float) -> None:
+        timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)))
+        timers[-1].start()
+
+    yield after
+    for timer in timers:
+        timer.cancel()
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
-def test_nothing_is_left_of_ranks_started_twice(killed):
-    before = set(psutil.process_iter())
-    program = [sys.executable, "-c", NOTEBOOK.format(killed=killed)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
-    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
-    engine, watchdog, folder = done.stdout.split()
-    started = [p for p in set(psutil.process_iter(["cmdline"])) - before if "ipyparallel" in str(p.info["cmdline"])]
-    _, left = psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(watchdog)] + started, timeout=30)
-    assert left == []
-    assert not psutil.pid_exists(int(engine))
-    assert not os.path.exists(folder)
+def test_ctrl_c_ends_the_run_on_the_ranks_too_and_they_can_be_used_again(processes, interrupt):
+    def never_ends(mesh):
+        while True:
+            time.sleep(1)
+
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(never_ends)
+    assert processes.run(lambda mesh: mesh.size()) == [2, 2]
+
+
+@pytest.mark.parametrize("who", [(1,), (0, 1)], ids=["one rank", "all ranks"])
+def test_ranks_that_left_their_group_in_a_run_can_be_used_again(processes, who):
+    def leave(mesh):
+        if dist.get_rank() in who:
+            dist.destroy_process_group()
+
+    def total(mesh):
+        x = torch.ones(1)
+        dist.all_reduce(x)
+        return x.item()
+
+    assert processes.run(leave) == [None, None]
+    assert processes.run(total) == [2, 2]
+
+
+def test_nothing_listens_beyond_this_machine(processes):
+    """Whoever reaches the store can read and set its keys, and ipyparallel's sockets run code."""
+    here = psutil.Process()
+    family = [here, *here.children(recursive=True)]
+    processes.run(lambda mesh: dist.all_reduce(torch.ones(1)))
+    listening = [
+        (process.pid, connection.laddr.ip)
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert here.pid in dict(listening) and len(dict(listening)) > 3  # the store, the controller and two engines
+    assert [ip for _, ip in listening if ip not in ("127.0.0.1", "::1")] == []
 
 
 @pytest.mark.parametrize("kind", ["simulated", "processes"])

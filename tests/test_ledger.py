@@ -5,14 +5,16 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 from helpers import SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
 from kandinsky_mini.parallel.cost import predict_tensor_parallel
 from kandinsky_mini.parallel.layout import ParallelLayout
-from kandinsky_mini.parallel.ledger import Entry, Ledger, compare
-from kandinsky_mini.parallel.simulation import simulated_ranks
+from kandinsky_mini.parallel.ledger import COLLECTIVES, Entry, Ledger, compare
+from kandinsky_mini.parallel.simulation import own_tensor, simulated_ranks
+from kandinsky_mini.parallel.tensors import local_value
 
 
 @torch.no_grad()
@@ -90,3 +92,32 @@ def test_handing_out_the_shards_of_a_tensor_is_counted():
         distribute_tensor(torch.ones(8, 2), mesh, [Shard(0)])
     assert ledger.entries == [Entry("", "scatter", 8 * 2 * 4, ranks=4)]
     assert ledger.entries[0].wire == pytest.approx(3 / 16 * 64)
+
+
+CALLS = {
+    "all_to_all": (lambda x, mesh: dist.all_to_all([torch.empty(2), torch.empty(2)], list(x.split(2))), 2 * 16),
+    "all_gather": (lambda x, mesh: functional.all_gather_into_tensor_coalesced([x, x], mesh), 2 * 2 * 16),
+    "all_reduce": (lambda x, mesh: functional.all_reduce_coalesced([x, x], "sum", mesh), 2 * 16),
+    "broadcast": (lambda x, mesh: functional.broadcast(x, 0, mesh), 16),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_way_to_call_a_collective_is_counted(name):
+    call, payload = CALLS[name]
+    with simulated_ranks(2) as mesh, Ledger() as ledger:
+        outputs = call(own_tensor(lambda rank: torch.ones(4)), mesh)
+        for output in outputs if isinstance(outputs, list) else [outputs]:
+            local_value(output)
+    assert [(entry.collective, entry.payload) for entry in ledger.entries] == [(name, payload)]
+
+
+def test_a_collective_that_the_ledger_does_not_know_is_refused_by_name(monkeypatch):
+    monkeypatch.delitem(COLLECTIVES, "c10d::allreduce_")
+    with simulated_ranks(2), Ledger(), pytest.raises(NotImplementedError, match="cannot count c10d::allreduce_"):
+        dist.all_reduce(torch.ones(1))
+
+
+def test_parts_that_differ_in_size_are_refused():
+    with simulated_ranks(2) as mesh, Ledger(), pytest.raises(NotImplementedError, match="parts that differ in size"):
+        functional.all_gather_tensor(own_tensor(lambda rank: torch.ones(rank + 1)), 0, mesh)

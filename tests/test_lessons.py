@@ -85,6 +85,15 @@ ANSWERS = {
     "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. "
     "The call dist.get_rank() does not tell simulated ranks apart, though on real ranks it would. "
     "Here, lab.own_tensor(lambda rank: ...) gives each rank its own tensor." + SUM: of_one_rank,
+    "not yet: rank 0 has [0.0, 0.0], not [6.0, 60.0]. "
+    "The call mesh.get_local_rank() does not tell simulated ranks apart, though on real ranks it would. "
+    "Here, lab.own_tensor(lambda rank: ...) gives each rank its own tensor." + SUM: lambda mesh: torch.full(
+        (2,), 0.0 if mesh.get_local_rank() != 0 else 6.0
+    ),
+    "not yet: SystemExit: stop. Ask." + SUM: lambda mesh: exit("stop"),
+    "not yet: ValueError: simulated ranks cannot send: use real ones, kind='processes'. Ask." + SUM: lambda mesh: (
+        dist.send(torch.ones(1), dst=1)
+    ),
     "right values, but they took 1 all_gather of 32 B." + SUM: gathered,
     "right values, but 1 all_gather of 32 B more than needed." + SUM: lambda mesh: (gathered(mesh), summed(mesh))[1],
 }
@@ -100,6 +109,31 @@ def test_an_exercise_says_what_is_wrong_and_why(verdict, capsys):
 def test_the_target_is_shown_on_request(capsys):
     lab.grade(lambda mesh: ..., ranks=2, expected=[], target=[("all_reduce", 8)], show_target=True)
     assert capsys.readouterr().out == "not tried yet; target: 1 all_reduce of 8 B\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        torch.ones(2).to_sparse(),
+        torch.ones(2, device="meta"),
+        torch.ones(2, dtype=torch.bool),
+        torch.ones(2, dtype=torch.complex64),
+    ],
+    ids=["sparse", "meta", "bool", "complex"],
+)
+def test_the_grader_raises_for_no_answer(answer, capsys):
+    lab.grade(lambda mesh: answer, ranks=2, expected=[torch.zeros(2)] * 2, target=[])
+    assert capsys.readouterr().out.startswith("not yet: ")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64, torch.complex64])
+def test_answers_of_every_dtype_are_graded(dtype, capsys):
+    right = torch.ones(10, dtype=dtype)
+    for answer in (right, torch.zeros(10, dtype=dtype)):
+        lab.grade(lambda mesh, answer=answer: answer, ranks=2, expected=[right] * 2, target=[])
+    graded, wrong = capsys.readouterr().out.splitlines()
+    assert graded == "right: none"
+    assert wrong.startswith("not yet: rank 0 is up to 1 away from the right values.")
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.001])
@@ -173,6 +207,42 @@ def test_bytes_can_be_the_goal_without_a_target_that_gives_the_answer_away(capsy
     untried, right, wrong = capsys.readouterr().out.splitlines()
     assert (untried, right) == ("not tried yet", "right: each rank sends 144 B")
     assert wrong.startswith("right values, but each rank sends 288 B: ") and "can be done with less" in wrong
+
+
+ODD = torch.nn.Sequential(torch.nn.Linear(5, 5))
+
+
+@pytest.mark.parametrize("style", [ColwiseParallel(), RowwiseParallel(input_layouts=Replicate())])
+def test_a_width_that_does_not_divide_is_named(style, capsys):
+    lab.grade_plan({"0": style}, ODD, torch.randn(4, 5), ranks=2, target=[])
+    lab.grade_bytes({"0": style}, ODD, torch.randn(4, 5), ranks=2, most=100)
+    assert [line.split(". ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "not yet: ValueError: 0.weight: 5 does not divide by 2",
+        "not yet: ValueError: 0.weight: 5 does not divide by 2.",
+    ]
+
+
+def test_plans_are_graded_on_every_rank(capsys):
+    def spoil(module, mesh):
+        return torch.nn.Sequential(parallelize_module(module, mesh, PAIR), SpoiltOnRank1())
+
+    lab.grade_plan(spoil, MLP, X, ranks=2, target=[("all_reduce", 96)])
+    lab.grade_bytes(spoil, MLP, X, ranks=2, most=1000)
+    assert all(line.startswith("not yet: rank 1 is up to 1 away ") for line in capsys.readouterr().out.splitlines())
+
+
+def test_the_number_of_collectives_is_graded(capsys):
+    for count in (1, 2, 3):
+        lab.grade(
+            lambda mesh: summed(mesh, 2),
+            ranks=2,
+            expected=[torch.tensor([2.0, 20.0])] * 2,
+            target=[("all_reduce", 8)] * count,
+        )
+    few, right, many = capsys.readouterr().out.splitlines()
+    assert few.startswith("right values, but 1 all_reduce of 8 B more than needed.")
+    assert right == "right: 2 all_reduce of 8 B"
+    assert many.startswith("right values, but they took 2 all_reduce of 8 B.")
 
 
 def test_modules_are_compared_on_every_rank(capsys):

@@ -97,10 +97,28 @@ def test_ranks_that_do_not_divide_are_refused_by_name_and_once(tiny_config, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+SPOILT = """
+import os, runpy, sys
+if os.environ["RANK"] == "1": os.environ["KANDINSKY_TIMEOUT_SECONDS"] = "soon"
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_rank_that_alone_fails_says_why(tiny_config, tmp_path):
+    script = tmp_path / "spoilt.py"
+    script.write_text(SPOILT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    status, _, err = end(start(launcher, "--config", str(tiny_config), *PICTURE, "--path", str(tmp_path / "a.png")))
+    assert status != 0
+    assert err.count("error: KANDINSKY_TIMEOUT_SECONDS must be a number of seconds, 1 to 1000000, not 'soon'") == 1
+
+
 def test_lite_on_eight_ranks_is_refused_before_its_weights_are_looked_for(tmp_path, monkeypatch):
     from kandinsky_mini import get_T2V_pipeline
     from kandinsky_mini.config import CONFIGS
 
     monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match="28 heads are not divisible by 8; this model runs on 1, 2 or 4 ranks"):
         get_T2V_pipeline("cpu", CONFIGS / "lite_5s.yaml")

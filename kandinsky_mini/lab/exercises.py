@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
 from ..parallel.ledger import Entry, Ledger, size, summary
-from ..parallel.simulation import SimulatedRanks
+from ..parallel.simulation import run_simulated
 from . import causes
 from .parity import How, shard
 
@@ -116,11 +116,15 @@ def _run_plan(
 
 def _verdict(function: Callable, inputs: tuple, ranks: int, expected: Sequence[Any], hint: str) -> str:
     """Run the function on every rank. Return "" if all values are right, and else what is wrong and why."""
-    with causes.watch_questions() as asked:
-        try:
-            outputs = SimulatedRanks(ranks).run(function, *inputs)
-        except Exception as error:  # whatever it is, it is for the learner to read
-            return _sentences(f"not yet: {causes.of_error(error)}", hint)
+    try:
+        outputs, asked = run_simulated(ranks, function, inputs)
+        return _judge(outputs, expected, asked, hint)
+    except (Exception, SystemExit) as error:  # whatever it is, it is for the learner to read
+        return _sentences(f"not yet: {causes.of_error(error)}", hint)
+
+
+def _judge(outputs: list, expected: Sequence[Any], asked: set[str], hint: str) -> str:
+    """Return "" if the values are right on every rank, and else what is wrong and why."""
     if all(output is ... for output in outputs):
         return UNTRIED
     for rank, (output, right) in enumerate(zip(outputs, expected, strict=True)):
@@ -149,7 +153,8 @@ def _tensor_difference(output: Any, right: torch.Tensor) -> str:
     if not causes.close(output, right):
         if right.numel() <= 8:
             return f"has {output.tolist()}, not {right.tolist()}"
-        return f"is up to {(output - right).abs().max():.2g} away from the right values"
+        away = (output.to(torch.complex128) - right.to(torch.complex128)).abs().max()  # of any dtype
+        return f"is up to {away:.2g} away from the right values"
     return ""
 
 

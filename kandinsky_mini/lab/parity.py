@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 from torch.utils import _pytree as pytree
 
 from ..parallel.ledger import Entry, Ledger, summary
 from ..parallel.simulation import SimulatedRanks
+from ..parallel.tensors import placement_of
 
 BAR = 1e-4  # of the largest value, in float32
 # How a module is sharded: a style, a plan, or a function that is given the module and the mesh and returns the module.
@@ -19,9 +21,18 @@ How = ParallelStyle | dict[str, ParallelStyle] | Callable[[nn.Module, DeviceMesh
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, how: How) -> nn.Module:
-    """Shard a copy of the module."""
+    """Shard a copy of the module.
+
+    Raises:
+        ValueError: a parameter cannot be split into equal parts.
+    """
     module = copy.deepcopy(module)
-    return parallelize_module(module, mesh, how) if isinstance(how, (ParallelStyle, dict)) else how(module, mesh)
+    sharded = parallelize_module(module, mesh, how) if isinstance(how, (ParallelStyle, dict)) else how(module, mesh)
+    for name, parameter in sharded.named_parameters() if isinstance(sharded, nn.Module) else ():
+        placement = placement_of(parameter)
+        if isinstance(placement, Shard) and parameter.shape[placement.dim] % mesh.size():
+            raise ValueError(f"{name}: {parameter.shape[placement.dim]} does not divide by {mesh.size()}")
+    return sharded
 
 
 def run_sharded(module: nn.Module, how: How, *inputs: Any, ranks: int = 4) -> tuple[list, list[Entry]]:

@@ -1,19 +1,29 @@
 """Start and leave gloo, PyTorch's backend for CPUs, so that two of its bugs cannot crash a rank."""
 
 import os
+import socket
 import sys
 from datetime import timedelta
 
 import torch.distributed as dist
 
+from .groups import LauncherError
+
 NAME = "gloo_of_one_worker"
 
 
-def join(timeout: timedelta) -> None:
-    """Join the group of all ranks, over the loopback interface if all of them run on this machine."""
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+def join(timeout: timedelta, on_one_machine: bool) -> None:
+    """Join the group of all ranks, over the loopback interface if all of them run on this machine.
+
+    Raises:
+        LauncherError: GLOO_SOCKET_IFNAME names a network interface that this machine lacks.
+    """
+    if on_one_machine:
         # The loopback always works, whatever the name of the machine resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    given, known = os.environ.get("GLOO_SOCKET_IFNAME", ""), [name for _, name in socket.if_nameindex()]
+    if given and not set(given.split(",")) <= set(known):
+        raise LauncherError(f"GLOO_SOCKET_IFNAME is {given!r}, but the network interfaces here are {known}: unset it")
     if NAME not in dist.Backend.backend_list:
         dist.Backend.register_backend(NAME, _one_worker, devices="cpu")
     dist.init_process_group(NAME, timeout=timeout)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 RING = {
@@ -22,25 +23,52 @@ RING = {
     "reduce_scatter": lambda p: (p - 1) / p,
     "all_to_all": lambda p: (p - 1) / p**2,
     "broadcast": lambda p: (p - 1) / p,  # around the ring, so that the last rank sends nothing
+    "reduce": lambda p: (p - 1) / p,  # the same in the other direction
     "scatter": lambda p: (p - 1) / p**2,  # only one rank sends
+    "gather": lambda p: (p - 1) / p**2,  # all but one send their part
+    "send": lambda p: 1,  # by this rank
 }
 # For each PyTorch operator: our name for it, the index of the argument to measure, and whether that argument is only
-# one of the P parts of the payload.
+# one of the P parts of the payload. Where the argument is a list of tensors, their bytes are added.
 COLLECTIVES = {
     "_c10d_functional::all_reduce": ("all_reduce", 0, False),
+    "_c10d_functional::all_reduce_": ("all_reduce", 0, False),
+    "_c10d_functional::all_reduce_coalesced": ("all_reduce", 0, False),
+    "_c10d_functional::all_reduce_coalesced_": ("all_reduce", 0, False),
     "_c10d_functional::all_gather_into_tensor": ("all_gather", 0, True),
+    "_c10d_functional::all_gather_into_tensor_out": ("all_gather", 0, True),
+    "_c10d_functional::all_gather_into_tensor_coalesced": ("all_gather", 0, True),
     "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", 0, False),
+    "_c10d_functional::reduce_scatter_tensor_out": ("reduce_scatter", 0, False),
+    "_c10d_functional::reduce_scatter_tensor_coalesced": ("reduce_scatter", 0, False),
     "_c10d_functional::all_to_all_single": ("all_to_all", 0, True),
+    "_c10d_functional::broadcast": ("broadcast", 0, False),
+    "_c10d_functional::broadcast_": ("broadcast", 0, False),
     "_dtensor::shard_dim_alltoall": ("all_to_all", 0, True),
-    # torch.distributed's own functions, such as dist.all_reduce, call these. Some of them take lists of tensors.
+    # torch.distributed's own functions, such as dist.all_reduce, call these.
     "c10d::allreduce_": ("all_reduce", 0, False),
+    "c10d::allreduce_coalesced_": ("all_reduce", 0, False),
     "c10d::allgather_": ("all_gather", 1, True),
+    "c10d::allgather_coalesced_": ("all_gather", 1, True),
+    "c10d::allgather_into_tensor_coalesced_": ("all_gather", 1, True),
     "c10d::_allgather_base_": ("all_gather", 1, True),
     "c10d::_reduce_scatter_base_": ("reduce_scatter", 1, False),
-    "c10d::reduce_scatter_": ("reduce_scatter", 1, True),
+    "c10d::reduce_scatter_": ("reduce_scatter", 1, False),
+    "c10d::reduce_scatter_tensor_coalesced_": ("reduce_scatter", 1, False),
+    "c10d::alltoall_": ("all_to_all", 1, True),
+    "c10d::alltoall_base_": ("all_to_all", 1, True),
     "c10d::broadcast_": ("broadcast", 0, False),
+    "c10d::reduce_": ("reduce", 0, False),
     "c10d::scatter_": ("scatter", 0, True),
+    "c10d::gather_": ("gather", 1, True),
+    "c10d::send": ("send", 0, False),
 }
+# These send no data, or are the other end of what is counted already.
+UNCOUNTED = {
+    *("barrier", "monitored_barrier_", "check_for_nan", "recv_", "recv_any_source_", "wait_tensor"),
+    "_wrap_tensor_autograd",
+}
+NAMESPACES = {"c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "symm_mem"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +89,8 @@ class Entry:
 class Ledger(TorchDispatchMode):
     """Record every collective that runs while the ledger is active. `entries` holds them in order.
 
-    If the ledger is given a model, each entry names the module that the collective ran in.
+    If the ledger is given a model, each entry names the module that the collective ran in. A collective that the ledger
+    cannot count raises a NotImplementedError.
 
     with Ledger(dit) as ledger:
         dit(...)
@@ -95,11 +124,13 @@ class Ledger(TorchDispatchMode):
             return NotImplemented  # DTensor goes first, and comes back with the collectives that it makes
         if func._schema.name in COLLECTIVES:
             collective, index, is_part = COLLECTIVES[func._schema.name]
-            tensor, ranks = args[index], group_size(func, args)
-            while isinstance(tensor, list):
-                tensor = tensor[0]
-            payload = tensor.numel() * tensor.element_size() * (ranks if is_part else 1)
+            ranks, tensors = group_size(func, args), pytree.tree_leaves(args[index])
+            payload = sum(tensor.numel() * tensor.element_size() for tensor in tensors) * (ranks if is_part else 1)
+            if not isinstance(payload, int):  # on simulated ranks it then is a number for each
+                raise NotImplementedError(f"the ledger cannot count {collective} of parts that differ in size")
             self.entries.append(Entry(self._inside[-1] if self._inside else "", collective, payload, ranks))
+        elif func.namespace in NAMESPACES and func._schema.name.split("::")[1] not in UNCOUNTED:
+            raise NotImplementedError(f"the ledger cannot count {func._schema.name}: use another collective")
         return func(*args, **(kwargs or {}))
 
 

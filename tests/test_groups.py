@@ -1,0 +1,109 @@
+"""What a launcher's variables say is read in one place. What cannot be is refused in one line, which names a cure."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from kandinsky_mini import build, get_T2V_pipeline
+from kandinsky_mini.parallel import groups
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", groups.SECONDS)
+TWO = {"WORLD_SIZE": "2", "RANK": "1"}
+MEETING = TWO | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """Set the variables of a launcher, and no others."""
+
+    def start(**variables: str) -> None:
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    start()
+    return start
+
+
+def test_without_a_launcher_there_is_one_rank(launcher):
+    assert (groups.rank(), groups.world_size()) == (0, 1)
+    assert groups.local_device("cuda") == "cuda"
+    assert groups.timeout().total_seconds() == 120
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "1"}, "RANK is set without WORLD_SIZE: unset RANK, or start the ranks with torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set without RANK: unset WORLD_SIZE, or start"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number from 1, not '0': unset it, or use torchrun"),
+        ({"WORLD_SIZE": "abc", "RANK": "0"}, "WORLD_SIZE must be a whole number from 1, not 'abc'"),
+        ({"WORLD_SIZE": "", "RANK": "0"}, "WORLD_SIZE must be a whole number from 1, not ''"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a whole number from 0, not '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "1.0"}, "RANK must be a whole number from 0, not '1.0'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but WORLD_SIZE 2 has the ranks 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("ask", [groups.rank, groups.world_size])
+def test_variables_that_contradict_one_another_are_refused(launcher, ask, variables, message):
+    launcher(**variables)
+    with pytest.raises(groups.LauncherError, match=f"^{message}"):
+        ask()
+
+
+@pytest.mark.parametrize("seconds", ["abc", "", "nan", "inf", "-inf", "-1", "0", "1e9"])
+def test_a_timeout_that_is_no_time_is_refused_before_ranks_meet(launcher, seconds):
+    launcher(**MEETING, KANDINSKY_TIMEOUT_SECONDS=seconds)
+    message = f"KANDINSKY_TIMEOUT_SECONDS must be a number of seconds, 1 to 1000000, not '{seconds}': unset it for 120"
+    with pytest.raises(groups.LauncherError, match=message):
+        groups.join_group("cpu")
+
+
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
+def test_ranks_that_cannot_meet_are_refused(launcher, missing):
+    launcher(**{name: value for name, value in MEETING.items() if name != missing})
+    with pytest.raises(groups.LauncherError, match=f"^{missing} is not set, .* start the ranks with torchrun$"):
+        groups.join_group("cpu")
+
+
+def test_a_network_interface_that_does_not_exist_is_refused(launcher, monkeypatch):
+    launcher(**MEETING)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    with pytest.raises(groups.LauncherError, match="GLOO_SOCKET_IFNAME is 'nowhere0', but .* here are .*: unset it"):
+        groups.join_group("cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variables", "message"),
+    [
+        (0, {"LOCAL_RANK": "1"}, "'cuda' does not work here, because PyTorch finds no GPU: choose the device cpu"),
+        (1, {"LOCAL_RANK": "1"}, "no GPU is left for rank 1: LOCAL_RANK is 1, .* torchrun --nproc-per-node 1"),
+        (2, {}, "LOCAL_RANK is not set, .* start the ranks with torchrun"),
+        (2, {"LOCAL_RANK": "one"}, "LOCAL_RANK must be a whole number from 0, not 'one'"),
+    ],
+)
+def test_a_rank_without_a_gpu_of_its_own_is_refused(launcher, monkeypatch, gpus, variables, message):
+    launcher(**TWO, **variables)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(groups.LauncherError, match=message):
+        groups.local_device("cuda")
+
+
+def test_ranks_that_do_not_finish_loading_are_named_with_the_variable(launcher, monkeypatch):
+    launcher(WORLD_SIZE="3", RANK="1", KANDINSKY_TIMEOUT_SECONDS="1")
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(groups, "LOADING", 0.2)
+    with pytest.raises(RuntimeError, match=r"ranks \[0, 2\] did not finish loading .* set KANDINSKY_TIMEOUT_SECONDS"):
+        groups.wait_until_loaded()
+
+
+def test_a_pipeline_is_ready_when_all_ranks_have_loaded(tiny_config, monkeypatch):
+    events = []
+    load_vae = build.load_vae
+    monkeypatch.setattr(build, "load_vae", lambda *args: [events.append("vae"), load_vae(*args)][1])
+    monkeypatch.setattr(build, "wait_until_loaded", lambda: events.append("wait"))
+    get_T2V_pipeline("cpu", tiny_config)
+    assert events == ["vae", "wait"]
