@@ -9,7 +9,6 @@ once more for each rank's term. Simulated ranks round as real ones do, but an al
 """
 
 import argparse
-import json
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -21,7 +20,9 @@ from kandinsky_mini.bench.machine import device_name
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, command_line, slug, versions
 from kandinsky_mini.build import build_dit
+from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
+from kandinsky_mini.files import write_json
 from kandinsky_mini.models.attention import preferred_kernels
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.models.text_embedders import TextEmbeds
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         kind = "-simulated" if args.simulated > 1 else ""
         where = slug(record["device"].removeprefix("NVIDIA "))
         path = args.out / f"precision-{where}-{config.name}-{args.seconds}s-{layout}{kind}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(path, record)
         for ranks, values in errors.items():
             print(f"{config.name}, bfloat16 on {ranks}:", *(f"{value:.2e}" for value in values))
         print(path)
@@ -111,4 +112,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

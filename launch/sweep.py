@@ -19,6 +19,7 @@ from benchmark import parse_args
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
 from kandinsky_mini.bench.options import config_file, device, folder
 from kandinsky_mini.bench.records import FOLDER, Record, load_records
+from kandinsky_mini.command import run
 from kandinsky_mini.config import DiTConfig, load_config
 from kandinsky_mini.parallel.layout import ParallelLayout
 
@@ -101,4 +102,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -23,6 +23,7 @@ from kandinsky_mini.bench import measure, options
 from kandinsky_mini.bench.machine import device_name, interconnect, processor
 from kandinsky_mini.bench.random_models import random_pipeline
 from kandinsky_mini.bench.records import FOLDER, Record, command_line
+from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS, load_config
 from kandinsky_mini.models.attention import kernel_name
 from kandinsky_mini.models.checkpoint import CheckpointError
@@ -102,7 +103,11 @@ def main(argv: list[str] | None = None) -> None:
     used, steps, compiled = {}, [], False
     if not args.only_saving:
         used = devices
-        pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+        try:
+            pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+        except CheckpointError as error:
+            error.add_note("To run without a checkpoint, add --random-weights.")
+            raise
         compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
         if compiled:
             compile_blocks(pipe.dit)
@@ -137,7 +142,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CheckpointError as error:
-        sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")
+    run(main)

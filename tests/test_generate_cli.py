@@ -11,6 +11,8 @@ import pytest
 import torch
 from helpers import ROOT
 
+from kandinsky_mini.saving import latent_kept, save
+
 SCRIPT = ROOT / "launch" / "generate.py"
 SECONDS = 120  # no process may take longer than this
 
@@ -53,6 +55,31 @@ def test_compiled_blocks_make_the_same_picture(tiny_config, tmp_path):
         assert done.returncode == 0, done.stderr
         pictures[name] = iio.imread(tmp_path / name).astype(int)
     assert abs(pictures["eager.png"] - pictures["compiled.png"]).max() <= 1
+
+
+def test_a_kept_latent_becomes_the_video(tiny_config, tiny_pipe, tmp_path):
+    latents = []
+    video = tiny_pipe("a cat", seed=1, progress=False, callback=lambda step, latent: latents.append(latent))
+    with pytest.raises(KeyboardInterrupt), latent_kept(latents[-1], tmp_path / "cat.mp4"):
+        raise KeyboardInterrupt
+    done = subprocess.run(
+        **command(tiny_config, "--latent", "cat.latent.safetensors", "--path", "cat.mp4"),
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "Decoding cat.latent.safetensors"
+    save(video, tmp_path / "expected.mp4")
+    assert (iio.imread(tmp_path / "cat.mp4") == iio.imread(tmp_path / "expected.mp4")).all()
+
+
+def test_a_terminal_that_cannot_show_the_prompt(tiny_config, tmp_path):
+    settings = command(tiny_config, "--prompt", "кот", "--time-length", "0", "--path", "cat.png")
+    settings["env"] |= {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(**settings, cwd=tmp_path, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('Generating "???"')
 
 
 @pytest.mark.parametrize(
