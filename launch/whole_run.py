@@ -31,7 +31,7 @@ from kandinsky_mini.models.dit import compile_blocks
 from kandinsky_mini.parallel.groups import world_size
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
-from kandinsky_mini.saving import save
+from kandinsky_mini.saving import check_can_save, save
 from kandinsky_mini.training.dataset import render_videos
 from kandinsky_mini.world.scenes import Scene
 
@@ -50,12 +50,16 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
         sys.exit(f"error: --device-map: {error}")
 
 
+def can_save() -> bool:
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
 def time_of_saving(seconds: int, height: int, width: int) -> float | None:
     """Return the seconds of saving a video of this size, or None without imageio-ffmpeg.
 
     The video is rendered. Random weights would generate noise, which no codec can compress.
     """
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+    if not can_save():
         return None
     video = render_videos([SCENE], FPS * seconds + 1, (height, width), 1, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
@@ -99,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("this is one process with several devices, not several ranks: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     size = config.sampling
+    if can_save():
+        check_can_save(args.out / "video.mp4")  # a broken encoder would otherwise show at the very end
     parts: dict[str, float | None] = {}
     used, steps, compiled = {}, [], False
     if not args.only_saving:

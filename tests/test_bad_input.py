@@ -460,6 +460,12 @@ def test_missing_folder(copied, name):
     assert str(error.value) == f"tiny has no weights for {name}: {folder} does not exist"
 
 
+def test_an_install_without_its_weights_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("kandinsky_mini.build.ROOT", tmp_path)  # as from a wheel, which has no assets beside it
+    with pytest.raises(CheckpointError, match="mini has no weights for dit.*: clone it, and pip install -e . there"):
+        get_T2V_pipeline("cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [("vae", "config.json"), ("text_encoder", "tokenizer.json"), ("text_encoder2", "config.json")],
