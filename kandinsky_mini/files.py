@@ -35,7 +35,7 @@ def written_aside(path: str | Path, replaces: tuple[str, ...] = ()) -> Iterator[
         OSError: the disk is full, or the folder is read-only.
     """
     place = _place(path, replaces)
-    with _aside(place) as (new, old):
+    with _aside(path, place) as (new, old):
         yield new
         _flush(new)
         try:
@@ -66,7 +66,7 @@ def trial(path: str | Path, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
     """
     place = _place(path, replaces)
     try:
-        with _aside(place) as (new, _):
+        with _aside(path, place) as (new, _):
             yield new
     except OSError as error:
         raise ValueError(f"{path} is not writable: {error.strerror or error}") from error
@@ -167,8 +167,11 @@ def _place(path: str | Path, replaces: tuple[str, ...]) -> Path:
 
 
 @contextlib.contextmanager
-def _aside(place: Path) -> Iterator[tuple[Path, Path]]:
-    """Make a folder beside a place, and yield where in it the new and the old content of the place belong."""
+def _aside(path: str | Path, place: Path) -> Iterator[tuple[Path, Path]]:
+    """Make a folder beside the place that a path leads to, and yield where in it the new and the old content belong.
+
+    The new one has the path's own name, because its suffix says of what kind it is. That of a link's target may not.
+    """
     with signals_like_ctrl_c():
         _clear(place.parent)
         folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=place.parent))
@@ -178,7 +181,7 @@ def _aside(place: Path) -> Iterator[tuple[Path, Path]]:
             with (folder / "starting").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (folder / "starting").rename(folder / "lock")  # nobody ever sees this name without its lock
-                yield folder / "new" / place.name, folder / "old" / place.name
+                yield folder / "new" / Path(path).name, folder / "old" / place.name
         finally:
             shutil.rmtree(folder)
 

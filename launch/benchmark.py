@@ -122,7 +122,7 @@ def count_wire_bytes(
 ) -> float:
     """Count what each rank sends in one step. The blocks must not be compiled yet, since a graph hides collectives."""
     with Ledger() as ledger:
-        guided_velocity(dit, noise, torch.ones(1, device=noise.device), text, null_text, sampling)
+        guided_velocity(dit, noise, torch.ones(1, dtype=torch.float32, device=noise.device), text, null_text, sampling)
     return sum(entry.wire for entry in ledger.entries)
 
 

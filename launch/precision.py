@@ -76,7 +76,10 @@ def main(argv: list[str] | None = None) -> None:
     sampling = replace(config.sampling, time_length=args.seconds)
     shape = (*sampling.latent_size, config.dit.in_visual_dim)
     text = tuple(draw_noise(s, 1).to(device) for s in ((200, config.dit.in_text_dim), (1, config.dit.in_text_dim2)))
-    inputs = [(draw_noise(shape, i).to(device), torch.tensor([t], device=device), text) for i, t in enumerate(TIMES)]
+    inputs = [
+        (draw_noise(shape, i).to(device), torch.tensor([t], dtype=torch.float32, device=device), text)
+        for i, t in enumerate(TIMES)
+    ]
 
     build = partial(build_dit, config.dit, device, partial(draw_weights, device=device))
     run = partial(velocities, inputs=inputs, scale=sampling.scale_factor)

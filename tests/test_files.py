@@ -180,10 +180,12 @@ def test_leftovers_behind_a_link_stay(tmp_path):
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "cat.json").write_text("old")
-    for name in ("cat.json", "new.json"):
-        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
-        write_text(tmp_path / name, "new")
-        assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name).read_text() == "new"
+    for name, target in (("cat.json", "cat.json"), ("new.json", "new.json"), ("dog.json", "blob")):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / target)
+        with written_aside(tmp_path / name) as aside:
+            assert aside.suffix == ".json"
+            aside.write_text("new")
+        assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / target).read_text() == "new"
 
 
 def test_what_is_no_file_is_refused(tmp_path):
