@@ -186,6 +186,18 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
             trained["run"](stage, "--folder", str(tmp_path), "--out", str(tmp_path / "weights"))
 
 
+@pytest.mark.parametrize("content", ["half", "empty"])
+def test_damaged_latents_are_named(trained, tmp_path, content):
+    for path in (trained["folder"] / "run").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    path = tmp_path / "latents-0-of-1.pt"
+    good = path.read_bytes()
+    path.unlink()
+    torch.save({}, path) if content == "empty" else path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(CheckpointError, match="latents-0-of-1.pt"):
+        trained["run"]("dit", "--folder", str(tmp_path))
+
+
 def test_two_runs_of_a_stage_in_one_folder(trained, tmp_path):
     with held(tmp_path / "vae.lock"):
         with pytest.raises(ValueError, match=f"vae.lock is held by process {os.getpid()} on .*: wait for its end"):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ..config import FPS, PIXELS_PER_LATENT, ROOT, Config
 from ..files import check_writable, written_aside
-from ..models.checkpoint import load_checkpoint, save_checkpoint
+from ..models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ..models.dit import DiffusionTransformer3D
 from ..models.text_embedders import load_text_embedder
 from ..models.vae import load_vae
@@ -139,6 +139,8 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
         time.sleep(1.0)
     vae_folder, scorer_file, latents_file = need_for_dit(run)
     latents = load_state(latents_file, device)
+    if lost := [frames for frames, _ in lengths if frames not in latents]:
+        raise CheckpointError(f"{latents_file} has no latents of {lost[0]} frames: run the stage latents again")
     vae = load_vae(vae_folder, config.vae.tiling, torch.float32).to(device)
     scorer = load_scorer(scorer_file).to(device)
     asked = dataset.held_out_scenes()[:: 2 * args.shrink]
