@@ -17,17 +17,17 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as error:
-        _end(str(error).rstrip(), error)
+        sys.exit(_message(str(error).rstrip(), error) if FIRST else 1)
     except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        _end(f"not enough memory for a video of this size: {reason}", error)
+        sys.exit(_message(f"not enough memory for this size: {reason}", error))
     except KeyboardInterrupt as error:
-        print(*getattr(error, "__notes__", []), sep="\n", end="", file=sys.stderr)
+        for note in getattr(error, "__notes__", []):
+            print(note, file=sys.stderr)
         sys.exit(130)
 
 
-def _end(message: str, error: BaseException) -> None:
-    notes = getattr(error, "__notes__", [])
-    sys.exit("\n".join([f"error: {message}", *notes]) if FIRST else 1)
+def _message(reason: str, error: BaseException) -> str:
+    return "\n".join([f"error: {reason}", *getattr(error, "__notes__", [])])

@@ -13,7 +13,7 @@ from .files import check_writable, trial, written_aside
 from .models.checkpoint import read_tensor
 
 SUFFIXES = {"video": ".mp4", "image": ".png"}
-MEGABYTES = 16  # there must be room for so many. A video of 10 s at the released size takes less.
+MEGABYTES = 16  # a disk with less room counts as full
 
 
 def save(video: torch.Tensor, path: Path) -> None:
@@ -60,7 +60,7 @@ def latent_kept(latent: torch.Tensor, path: Path) -> Iterator[None]:
         again = f"python launch/generate.py --latent {file} --path {path}"
         error.add_note(f"The latent is kept. To go on from it, on another --device if you like: {again}")
         raise
-    file.unlink()
+    file.unlink(missing_ok=True)  # another run to the same path may have been quicker
 
 
 def load_latent(path: str | Path, channels: int) -> torch.Tensor:

@@ -121,3 +121,31 @@ def test_ctrl_c_while_sampling(tiny_config, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in shown + rest
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("ValueError('width must be 16')", "error: width must be 16"),
+        ("FloatingPointError('the velocity in step 1 is not finite')", "error: the velocity in step 1 is not finite"),
+        ("OSError(28, 'No space left on device')", "error: [Errno 28] No space left on device"),
+        (
+            "RuntimeError('CUDA out of memory. Tried\\n more')",
+            "error: not enough memory for this size: CUDA out of memory.",
+        ),
+        ("MemoryError()", "error: not enough memory for this size: MemoryError"),
+    ],
+)
+def test_what_a_person_can_cure_ends_a_script_with_a_line_and_the_way_on(error, line):
+    program = f"""
+from kandinsky_mini.command import run
+def main():
+    error = {error}
+    error.add_note("The latent is kept.")
+    raise error
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith(line) and second == "The latent is kept."
