@@ -82,9 +82,12 @@ def generate(args: argparse.Namespace, device: str):
 def decode_kept(args: argparse.Namespace, device: str):
     """Decode a latent that an earlier run kept, save the video, and return it. Only the VAE is loaded."""
     from kandinsky_mini.build import build_decoder
+    from kandinsky_mini.parallel.groups import world_size
     from kandinsky_mini.saving import load_latent, save
     from kandinsky_mini.validation import check_save_path
 
+    if world_size() > 1:
+        raise ValueError("--latent is decoded by one process, not by several ranks: start it with python")
     pipe = build_decoder(device, args.config)
     latent = load_latent(args.latent, pipe.config.dit.out_visual_dim)
     path = check_save_path(args.path, "image" if len(latent) == 1 else "video")

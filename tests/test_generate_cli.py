@@ -1,11 +1,13 @@
 """launch/generate.py does its work when it is started from the command line, as a user starts it."""
 
+import argparse
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
+import generate
 import imageio.v3 as iio
 import pytest
 import torch
@@ -72,6 +74,12 @@ def test_a_kept_latent_becomes_the_video(tiny_config, tiny_pipe, tmp_path):
     assert done.stdout.splitlines()[0] == "Decoding cat.latent.safetensors"
     save(video, tmp_path / "expected.mp4")
     assert (iio.imread(tmp_path / "cat.mp4") == iio.imread(tmp_path / "expected.mp4")).all()
+
+
+def test_a_kept_latent_is_not_decoded_by_every_rank(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="--latent is decoded by one process, not by several ranks"):
+        generate.decode_kept(argparse.Namespace(), "cpu")
 
 
 def test_a_terminal_that_cannot_show_the_prompt(tiny_config, tmp_path):
