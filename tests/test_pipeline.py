@@ -197,11 +197,15 @@ def default_dtype(dtype: torch.dtype):
 
 @pytest.mark.parametrize("settings", [lambda: default_dtype(torch.float64), lambda: torch.device("meta")])
 def test_the_caller_s_settings_do_not_change_the_picture(tiny_pipe, tiny_config, settings):
-    expected = tiny_pipe(PROMPT, seed=1, progress=False)
+    latents, expected_latents = {}, {}
+    expected = tiny_pipe(PROMPT, seed=1, progress=False, callback=expected_latents.__setitem__)
     with settings():
         pipe = get_T2V_pipeline("cpu", tiny_config)
-        video = pipe(PROMPT, seed=1, progress=False)
+        video = pipe(PROMPT, seed=1, progress=False, callback=latents.__setitem__)
     assert torch.equal(video, expected)
+    assert all(torch.equal(latents[step], latent) for step, latent in expected_latents.items())
+    parts = (pipe.dit, pipe.vae, pipe.text_embedder)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16])
