@@ -2,9 +2,11 @@
 # run by .venv/bin/python.
 #   PYTHON       the Python that makes .venv, 3.11 or newer
 #   TORCH_INDEX  an additional package index for torch, such as PyTorch's CPU-only one
+#   LAB_ARGS     options for JupyterLab, for `make lab`
 
 PYTHON ?= $(shell if python3.11 -c '' 2>/dev/null; then echo python3.11; else echo python3; fi)
 TORCH_INDEX ?=
+LAB_ARGS ?=
 ifneq ($(strip $(TORCH_INDEX)),)
 export PIP_EXTRA_INDEX_URL := $(strip $(TORCH_INDEX) $(PIP_EXTRA_INDEX_URL))
 endif
@@ -49,8 +51,10 @@ screenshots: .venv/installed  ## run every notebook in a browser, move its widge
 	@cd .ci/browser && npm install --no-package-lock --no-audit --no-fund --loglevel=error
 	node .ci/browser/look.mjs
 
-lab: .venv/installed  ## open the first lesson in JupyterLab
-	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
+lab: .venv/installed  ## open the first lesson in JupyterLab; LAB_ARGS="--port 9000 --no-browser" passes options to it
+	@if test "$$(id -u)" = 0 && ! echo " $(LAB_ARGS) " | grep -q -e ' --allow-root '; then \
+		echo "JupyterLab refuses to run as root: use another account, or make lab LAB_ARGS=--allow-root"; exit 1; fi
+	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 lock: .venv/bin/python  ## resolve pyproject.toml anew into requirements.lock
 	@$(PIP_INSTALL) packaging
@@ -60,18 +64,17 @@ clean:  ## remove .venv, caches and build folders
 	rm -rf .venv .pytest_cache .ruff_cache build kandinsky_mini.egg-info
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The set-up runs once. Only at its very end is the file `unfinished` renamed to the stamp `installed`. An interrupted
-# installation therefore starts afresh. A finished one is reused until requirements.lock or pyproject.toml changes.
+# The set-up runs once. The file `unfinished` is there from the making of .venv until the end of the first installation,
+# so an interrupted one starts afresh. A finished one is updated when requirements.lock or pyproject.toml changes, and
+# kept if that fails: then the stamp `installed` stays old, and the next call tries again.
 .venv/installed: requirements.lock pyproject.toml
 	@if test -e .venv/unfinished; then echo "Removing an unfinished .venv"; rm -rf .venv; fi
-	@rm -f $@
 	@$(MAKE) --no-print-directory .venv/bin/python
-	@touch .venv/unfinished
 	@echo "Installing $$(grep -c == requirements.lock) packages from requirements.lock into .venv: about 2 minutes"
 	@$(PIP_INSTALL) -r requirements.lock
 	@echo "Installing kandinsky_mini itself, editable"
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	@mv .venv/unfinished $@
+	@rm -f .venv/unfinished && touch $@
 	@echo "Set-up done"
 
 .venv/bin/python:

@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from kandinsky_mini.files import write_text
+
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 
 
@@ -36,7 +38,7 @@ def run(path: Path) -> None:
                 output.data = {"text/plain": line}
         # Other widgets show nothing on a page without a kernel. Each of them has text or a figure beside it.
         cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
-    nbformat.write(notebook, path)
+    write_text(path, nbformat.writes(notebook) + "\n")
 
 
 for argument in sys.argv[1:]:

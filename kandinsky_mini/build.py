@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
 
 from .config import ROOT, Config, DiTConfig, load_config
-from .models.checkpoint import CheckpointError, check_files, load_checkpoint
+from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
 from .models.dit import DiffusionTransformer3D, set_dtype
 from .models.parallelize import parallelize_dit
 from .models.text_embedders import load_text_embedder
@@ -38,11 +39,28 @@ def build_pipeline(
     text_embedder = vae = None
     if rank() == 0:
         encoders = weights["text_encoder"], weights["text_encoder2"]
-        text_device, vae_device = devices["text_embedder"], devices["vae"]
+        text_device = devices["text_embedder"]
         text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
-        vae = load_vae(weights["vae"], config.vae.tiling, compute_dtype(vae_device)).to(vae_device)
+        vae = build_vae(config, weights["vae"], devices["vae"])
     wait_until_loaded()
     return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config)
+
+
+def build_decoder(device: str | torch.device, conf_path: str | Path | None = None) -> Kandinsky5T2VPipeline:
+    """Build a pipeline that can only decode. It takes the memory of the VAE alone.
+
+    Raises:
+        ValueError: this machine lacks the device, or the configuration or the weights are wrong.
+    """
+    devices = resolve_devices(device)
+    config = load_config(conf_path)
+    vae = build_vae(config, find_weights(config, ("vae",))["vae"], devices["vae"])
+    return Kandinsky5T2VPipeline(devices, None, None, vae, config)
+
+
+def build_vae(config: Config, folder: Path, device: torch.device) -> AutoencoderKLHunyuanVideo:
+    """Load the VAE onto its device."""
+    return load_vae(folder, config.vae.tiling, compute_dtype(device)).to(device)
 
 
 def build_dit(
@@ -124,15 +142,18 @@ def _working_device(name: str, value: str | torch.device) -> torch.device:
     return device
 
 
-def find_weights(config: Config) -> dict[str, Path]:
-    """Return the path of each model's weights.
+def find_weights(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Path]:
+    """Return the paths of the models' weights, by default of all models.
 
     Raises:
         CheckpointError: a path does not exist, or its files are damaged.
     """
-    paths = {name: ROOT / path for name, path in vars(config.weights).items()}
+    paths = {name: ROOT / path for name, path in vars(config.weights).items() if names is None or name in names}
     for name, path in paths.items():
         if not path.exists():
-            raise CheckpointError(f"{config.name} has no weights for {name}: {path} does not exist")
-        check_files(path)
+            message = f"{config.name} has no weights for {name}: {path} does not exist"
+            if not (ROOT / "assets").is_dir():
+                message += "; without a clone of the repository there are none: clone it, and pip install -e . there"
+            raise CheckpointError(message)
+        open_tensors(path)
     return paths

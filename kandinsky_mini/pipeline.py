@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
-from .config import Config
+from .config import Config, check_sampling
+from .limits import check_whole
 from .models import vae as vae_coding
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbedder, TextEmbeds
 from .parallel.groups import from_rank_0, rank
 from .sampling import draw_noise, generate
-from .saving import save
-from .validation import check_sampling, check_save_path, check_text, check_whole
+from .saving import latent_kept, save
+from .validation import check_save_path, check_text
 
 COMPONENTS = ("dit", "vae", "text_embedder")
 
@@ -70,15 +71,18 @@ class Kandinsky5T2VPipeline:
             scheduler_scale: a scale above 1 spends more of the steps near the noise.
             seed: seed of the starting noise. None draws one, the same for all ranks.
             negative_caption: what the guidance moves away from.
-            save_path: .mp4 for a video, .png for an image. If the run fails, a file that was there stays as it was.
+            save_path: .mp4 for a video, .png for an image. If the run fails, a file that was there stays as it was. If
+                decoding or saving fails, the latent is kept beside it, and launch/generate.py can go on from there.
             progress: show a progress bar.
             callback: called as callback(step, latent) after each step, on rank 0. latent is (T, H, W, C).
 
         Raises:
-            ValueError: an argument has a wrong type or value. This is checked before any model runs.
+            ValueError: an argument has a wrong type or value, or save_path could not be written. This is checked before
+                any model runs.
+            FloatingPointError: a model returns values that are not finite. The message names the step or the part.
 
         Warns:
-            UserWarning: the prompt has words that the model has never seen, or more tokens than it reads.
+            UserWarning: a prompt has words that the model has never seen, or more tokens than it reads.
         """
         given = {
             "time_length": time_length,
@@ -98,18 +102,20 @@ class Kandinsky5T2VPipeline:
             raise ValueError("the prompt is empty: say what the video shows")
         sampling = check_sampling(sampling, self.config.dit.patch_size)
         if seed is not None:
-            check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
+            seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
         first = rank() == 0
         if first:
             if save_path is not None:
                 save_path = check_save_path(save_path, "image" if sampling.time_length == 0 else "video")
-            self._warn_about(text)
+            self._warn_about(text, "prompt")
+            if sampling.guided:
+                self._warn_about(negative_caption, "negative caption")
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
             embeds = self.text_embedder.encode(text).to("cpu")
             null_embeds = self.text_embedder.encode(negative_caption).to("cpu") if sampling.guided else None
             # torch.seed() would reseed the caller as well.
-            return embeds, null_embeds, torch.Generator().seed() if seed is None else int(seed)
+            return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed
 
         embeds, null_embeds, seed = from_rank_0(prepare)
         device = self.device_map["dit"]
@@ -124,8 +130,10 @@ class Kandinsky5T2VPipeline:
         )
         if not first:
             return None
-        video = self.decode(latent)
-        if save_path is not None:
+        if save_path is None:
+            return self.decode(latent)
+        with latent_kept(latent, save_path):
+            video = self.decode(latent)
             save(video, save_path)
         return video
 
@@ -134,14 +142,14 @@ class Kandinsky5T2VPipeline:
         """Decode a latent (T, H, W, C) into a uint8 video (1, 3, frames, height, width) on the CPU."""
         return vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"])).cpu()
 
-    def _warn_about(self, text: str) -> None:
-        """Warn about words of the prompt that the model has never seen, and about those that will be cut off."""
-        if unknown := self.text_embedder.unknown_words(text):
+    def _warn_about(self, text: str, what: str) -> None:
+        """Warn about words of a text that the model has never seen, and about those that will be cut off."""
+        known = self.config.text.known_words
+        if known and (unknown := self.text_embedder.unknown_words(text)):
             words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
-            warnings.warn(
-                f"{self.config.name} has never seen {words}. It knows {self.config.text.known_words}.", stacklevel=3
-            )
+            where = f"{words} in the {what}" if what != "prompt" else words
+            warnings.warn(f"{self.config.name} has never seen {where}. It knows {known}.", stacklevel=3)
         if excess := self.text_embedder.excess_tokens(text):
             most = self.config.text.max_length
-            message = f"the prompt has {most + excess} tokens, {self.config.name} reads {most}: the rest is cut off"
+            message = f"the {what} has {most + excess} tokens, {self.config.name} reads {most}: the rest is cut off"
             warnings.warn(message, stacklevel=3)

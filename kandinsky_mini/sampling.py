@@ -11,6 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .config import SamplingConfig
+from .limits import check_finite
 from .models.attention import preferred_kernels
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbeds
@@ -21,13 +22,13 @@ def time_steps(num_steps: int, scheduler_scale: float) -> torch.Tensor:
 
     A scale above 1 spends more of the steps near the noise.
     """
-    t = torch.linspace(1.0, 0.0, num_steps + 1)
+    t = torch.linspace(1.0, 0.0, num_steps + 1, dtype=torch.float32, device="cpu")
     return scheduler_scale * t / (1.0 + (scheduler_scale - 1.0) * t)
 
 
 def draw_noise(shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Draw noise on the CPU, so that one seed gives the same noise on every device and any number of ranks."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """Draw float32 noise on the CPU, so that one seed gives the same on every device and any number of ranks."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32, device="cpu")
 
 
 def rope_positions(dit: DiffusionTransformer3D, x: torch.Tensor) -> list[torch.Tensor]:
@@ -90,6 +91,9 @@ def generate(
     Args:
         null_text: what the guidance moves away from; None where the guidance weight is 1.
         callback: called as callback(step, latent) after each step. The first step is step 1.
+
+    Raises:
+        FloatingPointError: a velocity is not finite. The message names the step.
     """
     x = noise
     times = time_steps(sampling.num_steps, sampling.scheduler_scale).to(x.device)
@@ -100,6 +104,7 @@ def generate(
         except RuntimeError as error:  # for example, this rank has waited in vain for another one
             error.add_note(f"in step {step + 1} of {sampling.num_steps}, in {_innermost_module(error, dit)}")
             raise
+        check_finite(velocity, f"the velocity in step {step + 1} of {sampling.num_steps}")
         x = x + (times[step + 1] - times[step]) * velocity
         if callback is not None:
             callback(step + 1, x)

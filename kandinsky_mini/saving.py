@@ -1,49 +1,91 @@
-"""Videos become files, completely or not at all."""
+"""Videos become files, completely or not at all, and latents are kept until their video is one."""
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v3 as iio
 import torch
+from safetensors.torch import save_file
 
 from .config import FPS
+from .files import check_writable, trial, written_aside
+from .models.checkpoint import read_tensor
 
 SUFFIXES = {"video": ".mp4", "image": ".png"}
+MEGABYTES = 16  # a disk with less room counts as full
 
 
 def save(video: torch.Tensor, path: Path) -> None:
     """Write a uint8 video (1, 3, frames, height, width) as mp4, or its only frame as png.
 
-    The file is written under another name first and renamed at the end, so that path never holds half a video.
-
     Raises:
         OSError: the file cannot be written completely, for example because the disk is full.
     """
-    frames = video[0].permute(1, 2, 3, 0).numpy()
-    aside = name_aside(path)
-    try:
-        if path.suffix.lower() == SUFFIXES["image"]:
-            iio.imwrite(aside, frames[0])
-        else:
-            # Quality 9 of 10, because flat colours show every artefact.
-            iio.imwrite(aside, frames, fps=FPS, codec="libx264", quality=9, macro_block_size=16)
-            _check_complete(aside, path)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        _write(video, aside, path)
 
 
-def name_aside(path: Path) -> Path:
-    """Return the temporary path, in the same folder, that a file is written to before it is renamed to `path`."""
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def check_can_save(path: Path) -> None:
+    """Refuse, before hours of sampling, a path at which no video, or image, and no latent could be saved afterwards.
 
+    A small one is really written, and thrown away. So a missing encoder shows as well.
 
-def _check_complete(aside: Path, path: Path) -> None:
-    """Raise OSError if the video is incomplete.
-
-    ffmpeg does not report a full disk. But it writes the index last, so an incomplete file has none.
+    Raises:
+        ValueError: the path cannot be written, the disk is full, or the encoder does not work.
     """
+    check_writable(path, megabytes=MEGABYTES)
+    check_writable(latent_path(path))
+    with trial(path) as aside:
+        try:
+            _write(torch.zeros(1, 3, 2, 16, 16, dtype=torch.uint8, device="cpu"), aside, path)
+        except (OSError, RuntimeError, ImportError) as error:
+            reason = str(error).splitlines()[0]
+            cure = "unset IMAGEIO_FFMPEG_EXE, or pip install imageio-ffmpeg"
+            raise ValueError(f"{path}: encoding a video does not work here: {reason} -> {cure}") from error
+
+
+@contextlib.contextmanager
+def latent_kept(latent: torch.Tensor, path: Path) -> Iterator[None]:
+    """Keep a latent (T, H, W, C) beside the path of its video until the block, which decodes and saves it, has ended.
+
+    If the block fails, the file stays, and an error gets a note that says how to go on.
+    """
+    file = latent_path(path)
+    with written_aside(file) as aside:
+        save_file({"latent": latent.contiguous().cpu()}, aside)
     try:
-        iio.immeta(aside)
-    except OSError as error:
+        yield
+    except BaseException as error:
+        again = f"python launch/generate.py --latent {file} --path {path}"
+        error.add_note(f"The latent is kept. To go on from it, on another --device if you like: {again}")
+        raise
+    file.unlink(missing_ok=True)  # another run to the same path may have been quicker
+
+
+def load_latent(path: str | Path, channels: int) -> torch.Tensor:
+    """Load a latent (T, H, W, channels) that was kept.
+
+    Raises:
+        CheckpointError: the file holds no such latent. The message names it.
+    """
+    return read_tensor(path, "latent", (None, None, None, channels))
+
+
+def latent_path(path: Path) -> Path:
+    """Return the path of the latent that is kept beside the path of a video."""
+    return path.with_name(f"{path.stem}.latent.safetensors")
+
+
+def _write(video: torch.Tensor, file: Path, path: Path) -> None:
+    """Write a video to a file. Errors name the path that it will have in the end."""
+    frames = video[0].permute(1, 2, 3, 0).numpy()
+    if file.suffix.lower() == SUFFIXES["image"]:
+        iio.imwrite(file, frames[0])
+        return
+    # Quality 9 of 10, because flat colours show every artefact.
+    iio.imwrite(file, frames, fps=FPS, codec="libx264", quality=9, macro_block_size=16)
+    try:
+        iio.immeta(file)
+    except OSError as error:  # ffmpeg does not report a full disk. But it writes the index last.
         raise OSError(f"{path} could not be written whole: is the disk full?") from error

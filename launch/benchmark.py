@@ -13,7 +13,6 @@ by cache-dit's tensor-parallel plan (pip install cache-dit).
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from kandinsky_mini.bench.peers import DiffusersDiT, peer_versions
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
 from kandinsky_mini.build import build_dit, compute_dtype, load_weights, resolve_layout
+from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
 from kandinsky_mini.models.attention import kernel_name
 from kandinsky_mini.models.checkpoint import CheckpointError
@@ -34,9 +34,7 @@ from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import PLANS
 from kandinsky_mini.models.text_embedders import TextEmbeds
 from kandinsky_mini.parallel.groups import (
-    LauncherError,
     gather_from_all,
-    is_first_to_fail,
     leave_group,
     local_device,
     rank,
@@ -74,7 +72,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=options.at_least(1), default=1, help="CPU threads of each rank")
     parser.add_argument(
-        "--capacity", type=float, help="parallel capacity to write into the record; sweep.py measures it"
+        "--capacity",
+        type=options.between(0, 1e6),
+        help="parallel capacity to write into the record; sweep.py measures it",
     )
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="folder for the record")
     args = parser.parse_args(argv)
@@ -96,7 +96,11 @@ def build_ours(args: argparse.Namespace, config: Config, device: torch.device) -
         fill = partial(draw_weights, device=device)
     else:
         fill = partial(load_weights, path=ROOT / config.weights.dit, device=device)
-    return build_dit(config.dit, device, fill, args.layout, args.plan)
+    try:
+        return build_dit(config.dit, device, fill, args.layout, args.plan)
+    except CheckpointError as error:
+        error.add_note("To run without a checkpoint, add --random-weights.")
+        raise
 
 
 def build_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
@@ -124,7 +128,7 @@ def count_wire_bytes(
 ) -> float:
     """Count what each rank sends in one step. The blocks must not be compiled yet, since a graph hides collectives."""
     with Ledger() as ledger:
-        guided_velocity(dit, noise, torch.ones(1, device=noise.device), text, null_text, sampling)
+        guided_velocity(dit, noise, torch.ones(1, dtype=torch.float32, device=noise.device), text, null_text, sampling)
     return sum(entry.wire for entry in ledger.entries)
 
 
@@ -133,8 +137,7 @@ def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, dev
     if device.type == "cuda":
         measure.forget_peak(device)
     watch = measure.Stopwatch(device)
-    if not sample(warmup + steps, watch).isfinite().all():
-        sys.exit("error: the latent is not finite, so the times mean nothing")
+    sample(warmup + steps, watch)
     peak = measure.peak_bytes(device)
     breakdown = measure.breakdown(lambda: sample(1), device)
     seconds = gather_from_all(watch.seconds)
@@ -202,9 +205,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CheckpointError as error:
-        sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")
-    except LauncherError as error:
-        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
+    run(main)

@@ -27,7 +27,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS, ROOT
+from kandinsky_mini.files import check_writable, written_aside
 from kandinsky_mini.sampling import draw_noise, time_steps
 from kandinsky_mini.world.captions import LANGUAGES, plain_caption, unseen_caption
 from kandinsky_mini.world.scenes import Scene
@@ -198,9 +200,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", choices=DRAW)
     draw, name = DRAW[parser.parse_args().picture]
-    draw(ASSETS / name)
+    check_writable(ASSETS / name)
+    with written_aside(ASSETS / name) as aside:
+        draw(aside)
     print(ASSETS / name)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,18 +9,19 @@ Its answers for shuffled prompts show how often a prompt comes true by chance.
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
 from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.bench import options
+from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS
+from kandinsky_mini.files import write_json
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.training.dataset import held_out_scenes, render_videos
 from kandinsky_mini.training.scorer import judge, load_scorer, score
@@ -51,13 +52,16 @@ def generate_all(pipe: Kandinsky5T2VPipeline, prompts: list[str], seed: int) -> 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=120, help="number of prompts")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes, the phrasings and the noise")
+    parser.add_argument("--count", type=options.at_least(2), default=120, help="number of prompts")
+    parser.add_argument(
+        "--seed", type=options.at_least(0), default=0, help="seed of the scenes, the phrasings and the noise"
+    )
     parser.add_argument("--config", help="YAML configuration; the default is mini")
     parser.add_argument("--scorer", default="assets/weights/mini/scorer.safetensors")
-    parser.add_argument("--scorer-bar", type=float, default=0.99, help="share of rendered videos to be judged right")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file to write the shares to")
+    bar = {"type": options.between(0, 1), "default": 0.99, "help": "share of rendered videos to be judged right"}
+    parser.add_argument("--scorer-bar", **bar)
+    parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=options.file, help="JSON file to write the shares to")
     args = parser.parse_args(argv)
 
     scorer = load_scorer(args.scorer)
@@ -94,8 +98,8 @@ def main(argv: list[str] | None = None) -> None:
                 for i, prompt in enumerate(prompts)
             ],
         }
-        args.out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,19 +5,18 @@ torchrun --nproc-per-node 2 launch/generate.py --prompt "a cat in a red hat" --p
 """
 
 import argparse
-import os
-import sys
 import time
 import warnings
 from pathlib import Path
 
-FIRST = os.environ.get("RANK", "0") == "0"  # only the first of several ranks speaks
+from kandinsky_mini.command import FIRST, run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default="a cat in a red hat")
     parser.add_argument("--path", default="./test.mp4", help=".mp4, or .png with --time-length 0")
+    parser.add_argument("--latent", help="decode this file, which an earlier run kept, instead of sampling")
     parser.add_argument("--time-length", type=int, help="seconds; 0 gives an image")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 16")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 16")
@@ -44,19 +43,30 @@ def main() -> None:
     args = parse_args()
     started = time.perf_counter()
     if FIRST:
-        print(f'Generating "{args.prompt}"', flush=True)
+        print(f"Decoding {args.latent}" if args.latent else f'Generating "{args.prompt}"', flush=True)
 
     import torch
 
-    from kandinsky_mini import get_T2V_pipeline
-    from kandinsky_mini.models.dit import compile_blocks
     from kandinsky_mini.parallel.groups import leave_group
 
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # without the line of code that gave the warning
-    pipe = get_T2V_pipeline(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.config, args.layout)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    video = decode_kept(args, device) if args.latent else generate(args, device)
+    if FIRST:
+        print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
+        print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
+    leave_group()
+
+
+def generate(args: argparse.Namespace, device: str):
+    """Generate and save a video. Rank 0 returns it."""
+    from kandinsky_mini import get_T2V_pipeline
+    from kandinsky_mini.models.dit import compile_blocks
+
+    pipe = get_T2V_pipeline(device, args.config, args.layout)
     if args.compile:
         compile_blocks(pipe.dit)
-    video = pipe(
+    return pipe(
         args.prompt,
         time_length=args.time_length,
         width=args.width,
@@ -67,24 +77,24 @@ def main() -> None:
         seed=args.seed,
         save_path=args.path,
     )
-    if FIRST:
-        print(f"{tuple(video.shape)} saved to {Path(args.path).resolve()}")
-        print(f"TIME ELAPSED: {time.perf_counter() - started:.1f} s")
-    leave_group()
+
+
+def decode_kept(args: argparse.Namespace, device: str):
+    """Decode a latent that an earlier run kept, save the video, and return it. Only the VAE is loaded."""
+    from kandinsky_mini.build import build_decoder
+    from kandinsky_mini.parallel.groups import world_size
+    from kandinsky_mini.saving import load_latent, save
+    from kandinsky_mini.validation import check_save_path
+
+    if world_size() > 1:
+        raise ValueError("--latent is decoded by one process, not by several ranks: start it with python")
+    pipe = build_decoder(device, args.config)
+    latent = load_latent(args.latent, pipe.config.dit.out_visual_dim)
+    path = check_save_path(args.path, "image" if len(latent) == 1 else "video")
+    video = pipe.decode(latent)
+    save(video, path)
+    return video
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:  # tell a person what to change, not where in the code it was raised
-        from kandinsky_mini.parallel.groups import is_first_to_fail
-
-        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
-    except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
-        if "memory" not in str(error):
-            if "imed out" in str(error):
-                error.add_note("A rank waits for the others for 120 s, or as long as KANDINSKY_TIMEOUT_SECONDS says.")
-            raise
-        sys.exit(f"error: not enough memory for a video of this size: {str(error).splitlines()[0]}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

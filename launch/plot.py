@@ -14,8 +14,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.bench import options
+from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, read_record, record_files
+from kandinsky_mini.command import run
 from kandinsky_mini.config import CONFIGS, ROOT, load_config
+from kandinsky_mini.files import written_aside
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
@@ -178,23 +181,34 @@ FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=PUBLISHED, help="the folder of the records")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "figures")
+    parser.add_argument("--out", type=options.folder, default=str(ROOT / "assets" / "figures"))
     args = parser.parse_args(argv)
     plt.switch_backend("Agg")  # a script needs no window
-    try:
-        records = load_records(args.records)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    records, problems = [], []
+    for path in record_files(args.records):
+        try:
+            records.append(read_record(path))
+        except ValueError as error:
+            problems.append(str(error))
+    drawn = 0
     for name, draw in FIGURES.items():
         path = args.out / f"{name}.png"
         try:
-            draw(records).savefig(path, dpi=110)
-            print(path)
+            figure = draw(in_order(records))
         except NoRecords as missing:
             print(f"{name} is left out: there are no records of {missing.args[0]}")
+            continue
+        except (KeyError, ValueError) as error:  # a record names a part or a configuration that is not there
+            problems.append(f"{name} is left out: {error}")
+            continue
+        with written_aside(path) as aside:
+            figure.savefig(aside, dpi=110)
+        print(path)
+        drawn += 1
         plt.close("all")
+    if problems or not drawn:
+        sys.exit("\n".join(f"error: {problem}" for problem in problems or [f"{args.records} has no records to draw"]))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

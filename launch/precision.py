@@ -9,8 +9,6 @@ once more for each rank's term. Simulated ranks round as real ones do, but an al
 """
 
 import argparse
-import json
-import sys
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -22,11 +20,13 @@ from kandinsky_mini.bench.machine import device_name
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, command_line, slug, versions
 from kandinsky_mini.build import build_dit
+from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
+from kandinsky_mini.files import write_json
 from kandinsky_mini.models.attention import preferred_kernels
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.models.text_embedders import TextEmbeds
-from kandinsky_mini.parallel.groups import LauncherError, is_first_to_fail, leave_group, local_device, rank, world_size
+from kandinsky_mini.parallel.groups import leave_group, local_device, rank, world_size
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
 from kandinsky_mini.sampling import draw_noise, predict_velocity
@@ -76,7 +76,10 @@ def main(argv: list[str] | None = None) -> None:
     sampling = replace(config.sampling, time_length=args.seconds)
     shape = (*sampling.latent_size, config.dit.in_visual_dim)
     text = tuple(draw_noise(s, 1).to(device) for s in ((200, config.dit.in_text_dim), (1, config.dit.in_text_dim2)))
-    inputs = [(draw_noise(shape, i).to(device), torch.tensor([t], device=device), text) for i, t in enumerate(TIMES)]
+    inputs = [
+        (draw_noise(shape, i).to(device), torch.tensor([t], dtype=torch.float32, device=device), text)
+        for i, t in enumerate(TIMES)
+    ]
 
     build = partial(build_dit, config.dit, device, partial(draw_weights, device=device))
     run = partial(velocities, inputs=inputs, scale=sampling.scale_factor)
@@ -104,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         kind = "-simulated" if args.simulated > 1 else ""
         where = slug(record["device"].removeprefix("NVIDIA "))
         path = args.out / f"precision-{where}-{config.name}-{args.seconds}s-{layout}{kind}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(path, record)
         for ranks, values in errors.items():
             print(f"{config.name}, bfloat16 on {ranks}:", *(f"{value:.2e}" for value in values))
         print(path)
@@ -112,7 +115,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LauncherError as error:
-        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
+    run_script(main)

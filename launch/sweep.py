@@ -19,7 +19,9 @@ from benchmark import parse_args
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
 from kandinsky_mini.bench.options import config_file, device, folder
 from kandinsky_mini.bench.records import FOLDER, Record, load_records
+from kandinsky_mini.command import run
 from kandinsky_mini.config import DiTConfig, load_config
+from kandinsky_mini.files import signals_like_ctrl_c
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")
@@ -42,7 +44,12 @@ def benchmark(ranks: int, options: list[str]) -> int:
     """Run the benchmark in processes of its own, and return its exit status."""
     script = [str(BENCHMARK), *options]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return subprocess.run([sys.executable, *launcher, *script]).returncode
+    with signals_like_ctrl_c(), subprocess.Popen([sys.executable, *launcher, *script]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # torchrun passes this on to its ranks, while a kill would leave them behind
+            raise
 
 
 def on_gpus(config: DiTConfig, options: list[str]) -> list[int]:
@@ -101,4 +108,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,7 +9,6 @@ is less, and then the times say little.
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -21,7 +20,10 @@ from pathlib import Path
 
 import torch
 
+from kandinsky_mini.bench import options
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity, processor
+from kandinsky_mini.command import run
+from kandinsky_mini.files import write_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -36,8 +38,8 @@ def generate_seconds(threads: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="JSON file to write the record to")
+    parser.add_argument("--repeats", type=options.at_least(1), default=3)
+    parser.add_argument("--out", type=options.file, help="JSON file to write the record to")
     args = parser.parse_args()
 
     cores = max(1, int(effective_cores()))
@@ -55,9 +57,8 @@ def main() -> None:
     record["parallel_capacity"].append(parallel_capacity(cores))
     print(f"parallel capacity before and after: {record['parallel_capacity']}, of {cores} cores")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,16 +16,14 @@ each rank trains on its own latents.
 
 import argparse
 import math
-import sys
 from datetime import date
-from pathlib import Path
 
 import torch
 
+from kandinsky_mini.bench import options
+from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
 from kandinsky_mini.parallel.groups import (
-    LauncherError,
-    is_first_to_fail,
     join_group,
     leave_group,
     local_device,
@@ -37,17 +35,23 @@ from kandinsky_mini.training.stages import STAGES
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = options.at_least(1)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--folder", type=Path, default=Path("runs/mini"))
+    parser.add_argument("--folder", type=options.folder, default="runs/mini")
     parser.add_argument("--config", default=None, help="YAML configuration; the default is mini")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, help="optimiser steps: by default 4500 for vae, 600 scorer, 12000 dit")
-    parser.add_argument("--videos", type=int, help="videos to render: by default 1920, for latents 20 of each scene")
-    parser.add_argument("--phrasings", type=int, default=32, help="captions for each scene and language")
-    parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
-    parser.add_argument("--scenes", type=int, help="number of scenes to train on, the first ones; by default all")
-    parser.add_argument("--shrink", type=int, default=1, help="divide batches and evaluations, for a trial on a CPU")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="vae and dit end after this many minutes")
+    parser.add_argument("--device", type=options.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=whole, help="optimiser steps: by default 4500 for vae, 600 scorer, 12000 dit")
+    parser.add_argument("--videos", type=whole, help="videos to render: by default 1920, for latents 20 of each scene")
+    parser.add_argument("--phrasings", type=whole, default=32, help="captions for each scene and language")
+    parser.add_argument("--evaluate-every", type=whole, default=1000, help="steps between evaluations")
+    parser.add_argument("--scenes", type=whole, help="number of scenes to train on, the first ones; by default all")
+    parser.add_argument("--shrink", type=whole, default=1, help="divide batches and evaluations, for a trial on a CPU")
+    parser.add_argument(
+        "--minutes",
+        type=options.between(1e-9, 1e6),
+        default=math.inf,
+        help="vae and dit end after this many minutes",
+    )
     parser.add_argument("--wait", action="store_true", help="dit prepares at once, then waits for the stage latents")
     parser.add_argument("--refine", action="store_true", help="vae and dit start from the configuration's weights")
     parser.add_argument("--out", default="assets/weights/mini", help="folder that export writes to")
@@ -61,15 +65,14 @@ def main(argv: list[str] | None = None) -> None:
     if world_size() > 1:
         device = torch.device(local_device(device))
         join_group(device.type)
+    config = load_config(args.config)
     run = Run(args.folder)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     run.log(args.stage, {"device": name, "ranks": world_size(), "torch": torch.__version__, "date": str(date.today())})
-    STAGES[args.stage](args, run, load_config(args.config), device)
+    with run.stage(args.stage):
+        STAGES[args.stage](args, run, config, device)
+    leave_group()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LauncherError as error:
-        sys.exit(f"error: {error}" if is_first_to_fail() else 1)
-    leave_group()
+    run_script(main)

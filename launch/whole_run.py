@@ -23,6 +23,7 @@ from kandinsky_mini.bench import measure, options
 from kandinsky_mini.bench.machine import device_name, interconnect, processor
 from kandinsky_mini.bench.random_models import random_pipeline
 from kandinsky_mini.bench.records import FOLDER, Record, command_line
+from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS, load_config
 from kandinsky_mini.models.attention import kernel_name
 from kandinsky_mini.models.checkpoint import CheckpointError
@@ -30,7 +31,7 @@ from kandinsky_mini.models.dit import compile_blocks
 from kandinsky_mini.parallel.groups import world_size
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
-from kandinsky_mini.saving import save
+from kandinsky_mini.saving import check_can_save, save
 from kandinsky_mini.training.dataset import render_videos
 from kandinsky_mini.world.scenes import Scene
 
@@ -49,12 +50,16 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
         sys.exit(f"error: --device-map: {error}")
 
 
+def can_save() -> bool:
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
 def time_of_saving(seconds: int, height: int, width: int) -> float | None:
     """Return the seconds of saving a video of this size, or None without imageio-ffmpeg.
 
     The video is rendered. Random weights would generate noise, which no codec can compress.
     """
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+    if not can_save():
         return None
     video = render_videos([SCENE], FPS * seconds + 1, (height, width), 1, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
@@ -98,11 +103,17 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("this is one process with several devices, not several ranks: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     size = config.sampling
+    if can_save():
+        check_can_save(args.out / "video.mp4")  # a broken encoder would otherwise show at the very end
     parts: dict[str, float | None] = {}
     used, steps, compiled = {}, [], False
     if not args.only_saving:
         used = devices
-        pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+        try:
+            pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+        except CheckpointError as error:
+            error.add_note("To run without a checkpoint, add --random-weights.")
+            raise
         compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
         if compiled:
             compile_blocks(pipe.dit)
@@ -137,7 +148,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CheckpointError as error:
-        sys.exit(f"error: {str(error).rstrip()}\nTo run without a checkpoint, add --random-weights.")
+    run(main)

@@ -1,6 +1,9 @@
 """Bad input raises an error before any model runs. The error says what was given and what is allowed."""
 
+import contextlib
+import json
 import os
+import resource
 import shutil
 import warnings
 from pathlib import Path
@@ -13,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.models.checkpoint import CheckpointError
+from kandinsky_mini.saving import load_latent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "a cat in a red hat"
+FRAMES = 25  # of the tiny configuration's video
 NAN, INF = float("nan"), float("inf")
 
 
@@ -140,6 +145,17 @@ def test_a_prompt_that_is_too_long(tiny_pipe):
     assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
 
 
+def test_the_negative_prompt_gets_the_same_warnings(tiny_pipe):
+    with pytest.warns(UserWarning) as caught:
+        tiny_pipe(PROMPT, time_length=0, num_steps=1, negative_caption="a dragon " + "a cat " * 40, progress=False)
+    unknown, long = [str(warning.message) for warning in caught]
+    assert unknown.startswith("tiny has never seen 'dragon' in the negative caption. It knows a cat")
+    assert long == "the negative caption has 84 tokens, tiny reads 64: the rest is cut off"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # without guidance it is not read
+        tiny_pipe(PROMPT, time_length=0, num_steps=1, guidance_weight=1, negative_caption="a dragon", progress=False)
+
+
 @pytest.mark.parametrize(
     "prompt", ["A CAT in a red hat.", "Кот в ЖЁЛТОЙ шляпе", "Пёс идёт налево", "the pig, at night!"]
 )
@@ -190,7 +206,7 @@ def test_read_only_disk(idle_pipe, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(ValueError, match="cat.mp4 is not writable: Read-only file system"):
         idle_pipe(PROMPT, save_path=tmp_path / "cat.mp4")
 
@@ -220,11 +236,14 @@ def stop(error):
 @pytest.mark.parametrize("there_before", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 @pytest.mark.parametrize("when", ["sampling", "writing"])
-def test_failed_run_leaves_the_folder_as_it_was(tiny_pipe, tmp_path, monkeypatch, when, error, there_before):
-    def write_half(path, *args, **kwargs):
-        Path(path).write_bytes(b"half")
-        raise error
+def test_failed_run_leaves_no_half_video(tiny_pipe, tmp_path, monkeypatch, when, error, there_before):
+    def write_half(path, frames, **options):
+        if len(frames) == FRAMES:
+            Path(path).write_bytes(b"half")
+            raise error
+        imwrite(path, frames, **options)  # the trial before sampling
 
+    imwrite = iio.imwrite
     path = tmp_path / "cat.mp4"
     if there_before:
         path.write_bytes(b"old")
@@ -232,17 +251,18 @@ def test_failed_run_leaves_the_folder_as_it_was(tiny_pipe, tmp_path, monkeypatch
         monkeypatch.setattr("imageio.v3.imwrite", write_half)
     with pytest.raises(type(error)):
         tiny_pipe(PROMPT, save_path=path, progress=False, callback=stop(error) if when == "sampling" else None)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == (
-        {"cat.mp4": b"old"} if there_before else {}
-    )
+    left = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert (left.pop("cat.latent.safetensors", None) is not None) == (when == "writing"), "the latent is not kept"
+    assert left == ({"cat.mp4": b"old"} if there_before else {})
 
 
 def test_full_disk(tiny_pipe, tmp_path, monkeypatch):
     """When the disk is full, ffmpeg reports no error and leaves only the beginning of the video."""
 
-    def write_the_beginning(path, *args, **kwargs):
-        imwrite(path, *args, **kwargs)
-        os.truncate(path, path.stat().st_size // 2)
+    def write_the_beginning(path, frames, **options):
+        imwrite(path, frames, **options)
+        if len(frames) == FRAMES:
+            os.truncate(path, path.stat().st_size // 2)
 
     imwrite = iio.imwrite
     monkeypatch.setattr(iio, "imwrite", write_the_beginning)
@@ -250,7 +270,91 @@ def test_full_disk(tiny_pipe, tmp_path, monkeypatch):
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="cat.mp4 could not be written whole: is the disk full?"):
         tiny_pipe(PROMPT, save_path=path, progress=False)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"cat.mp4": b"old"}
+    assert path.read_bytes() == b"old"
+    assert {file.name for file in tmp_path.iterdir()} == {"cat.mp4", "cat.latent.safetensors"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError()], ids=["RuntimeError", "MemoryError"])
+def test_a_latent_that_cannot_be_decoded_is_kept(tiny_pipe, tmp_path, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    expected = tiny_pipe(PROMPT, seed=1, progress=False)
+    path = tmp_path / "cat.mp4"
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_pipe.vae.decoder, "forward", fail)
+        with pytest.raises(type(error)) as raised:
+            tiny_pipe(PROMPT, seed=1, save_path=path, progress=False)
+    (kept,) = tmp_path.iterdir()
+    (note,) = raised.value.__notes__
+    assert note.endswith(f"python launch/generate.py --latent {kept} --path {path}")
+    assert torch.equal(tiny_pipe.decode(load_latent(kept, 16)), expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"half", "scorer"])
+def test_a_file_that_is_no_latent(tmp_path, content):
+    path = tmp_path / "cat.latent.safetensors"
+    if content == "scorer":
+        save_file({"latent": torch.zeros(7, 2, 4, 4)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cat.latent.safetensors"):
+        load_latent(path, 16)
+
+
+@pytest.mark.parametrize("encoder", ["nowhere", "broken"])
+def test_a_missing_encoder_is_found_before_sampling(idle_pipe, tmp_path, monkeypatch, encoder):
+    (tmp_path / "broken").touch(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / encoder))
+    with pytest.raises(ValueError, match="cat.mp4.*does not work here.*unset IMAGEIO_FFMPEG_EXE"):
+        idle_pipe(PROMPT, save_path=tmp_path / "cat.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_full_disk_is_found_before_sampling(idle_pipe, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))  # as on a disk with 1 MB left
+    try:
+        with pytest.raises(ValueError, match="cat.mp4 is not writable: File too large"):
+            idle_pipe(PROMPT, save_path=tmp_path / "cat.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(module: torch.nn.Module, name: str, value: float, monkeypatch) -> None:
+    weight = module.get_parameter(name)
+    damaged = weight.detach().clone()
+    damaged.view(-1)[0] = value
+    monkeypatch.setattr(weight, "data", damaged)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("dit", "visual_embeddings.in_layer.weight", NAN, "the velocity in step 1 of 3 is not finite"),
+        ("dit", "out_layer.out_layer.bias", INF, "the velocity in step 1 of 3 is not finite"),
+        ("vae", "decoder.conv_out.conv.bias", INF, "the decoded video is not finite"),
+        ("text_embedder", "text_encoder.norm.weight", NAN, "the text embedding is not finite"),
+        ("text_embedder", "text_encoder2.final_layer_norm.weight", INF, "the pooled text embedding is not finite"),
+    ],
+)
+def test_what_is_not_finite_is_no_video(tiny_pipe, tmp_path, monkeypatch, part, name, value, message):
+    model = getattr(tiny_pipe, part)
+    if name not in dict(model.named_parameters()):  # another version of transformers has another level of names
+        name = next(each for each, _ in model.named_parameters() if each.endswith(name.split(".", 1)[1]))
+    damage(model, name, value, monkeypatch)
+    with pytest.raises(FloatingPointError, match=f"^{message}: are the weights damaged"):
+        tiny_pipe(PROMPT, save_path=tmp_path / "cat.mp4", progress=False)
+    assert not (tmp_path / "cat.mp4").exists()
+
+
+def test_a_scaling_factor_of_zero_is_no_video(tiny_pipe, monkeypatch):
+    monkeypatch.setattr(
+        tiny_pipe.vae, "_internal_dict", type(tiny_pipe.vae.config)(tiny_pipe.vae.config | {"scaling_factor": 0})
+    )
+    with pytest.raises(FloatingPointError, match="the decoded video is not finite"):
+        tiny_pipe(PROMPT, time_length=0, progress=False)
 
 
 def test_a_pipeline_works_on_after_an_interruption(tiny_pipe):
@@ -356,6 +460,12 @@ def test_missing_folder(copied, name):
     assert str(error.value) == f"tiny has no weights for {name}: {folder} does not exist"
 
 
+def test_an_install_without_its_weights_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("kandinsky_mini.build.ROOT", tmp_path)  # as from a wheel, which has no assets beside it
+    with pytest.raises(CheckpointError, match="mini has no weights for dit.*: clone it, and pip install -e . there"):
+        get_T2V_pipeline("cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [("vae", "config.json"), ("text_encoder", "tokenizer.json"), ("text_encoder2", "config.json")],
@@ -366,3 +476,75 @@ def test_damaged_settings(copied, name, file):
     with pytest.raises(CheckpointError) as error:
         get_T2V_pipeline("cpu", config)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("tokenizer_class", ["PreTrainedTokenizerFast", "Tokenizer"])
+def test_code_in_a_weights_folder_is_not_run(copied, tmp_path, monkeypatch, tokenizer_class):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # the library would ask whether to run it
+    config, folder = copied("text_encoder")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": tokenizer_class, "auto_map": {"AutoTokenizer": ["evil.Tokenizer"] * 2}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    code = f"from transformers import PreTrainedTokenizerFast as Tokenizer\nopen({str(tmp_path / 'it_ran')!r}, 'w')\n"
+    (folder / "evil.py").write_text(code)
+    with contextlib.suppress(CheckpointError):  # where our own class is named, the folder's code is passed over
+        get_T2V_pipeline("cpu", config)
+    assert not (tmp_path / "it_ran").exists()
+
+
+class Evil:
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin"), ("dit", "dit.bin")],
+)
+@pytest.mark.parametrize("content", ["evil", "good"])
+def test_weights_are_never_unpickled(copied, tmp_path, name, file, content):
+    """Not even if another safetensors file beside the pickled one lets the folder look whole."""
+    config, folder = copied(name)
+    torch.save(Evil(tmp_path / "it_ran") if content == "evil" else load_file(folder / FILES[name]), folder / file)
+    (folder / FILES[name]).unlink()
+    save_file({"other": torch.zeros(1)}, folder / "other.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(folder) in str(error.value)
+    assert not (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (n, f)
+        for n in ("text_encoder", "text_encoder2", "vae")
+        for f in ("tokenizer_config.json", "tokenizer.json", "config.json")
+        if n != "vae" or f == "config.json"
+    ],
+)
+def test_a_missing_file_is_noticed_and_not_fetched(copied, monkeypatch, name, file):
+    def refuse(*args):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    config, folder = copied(name)
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError) as error:
+        get_T2V_pipeline("cpu", config)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["vae", "text_encoder"])
+def test_two_checkpoints_in_a_folder_of_a_library(copied, name):
+    """The libraries read the whole file and pass over the shards, without a word."""
+    config, folder = copied(name)
+    shutil.copy(folder / FILES[name], folder / "part.safetensors")
+    keys = dict.fromkeys(load_file(folder / FILES[name]), "part.safetensors")
+    (folder / f"{FILES[name]}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": keys}))
+    with pytest.raises(CheckpointError, match=f"{FILES[name]} and .*index.json are two checkpoints: remove the one"):
+        get_T2V_pipeline("cpu", config)

@@ -4,15 +4,19 @@ import contextlib
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
 from functools import partial
 
 import benchmark
 import precision
+import psutil
 import pytest
 import sweep as sweep_script
 import torch
 import whole_run
-from helpers import MODULE_BAR, relative_difference
+from helpers import MODULE_BAR, ROOT, relative_difference
 
 from kandinsky_mini.bench import measure
 from kandinsky_mini.bench.peers import DiffusersDiT
@@ -65,6 +69,27 @@ def test_a_sweep_measures_ranks_and_threads_and_prints_a_table(sweep):
     assert [(record.ranks, record.threads) for record in records][0] == (1, 1)
     assert {record.ranks for record in records} == {1, max(record.threads for record in records)}
     assert len(out[out.index("config ") :].splitlines()) == 1 + len(records)
+
+
+def test_a_signal_ends_the_run_that_a_sweep_started(tmp_path):
+    program = """
+import sweep, sys
+from pathlib import Path
+sweep.BENCHMARK = Path(sys.argv[1])
+sweep.benchmark(1, [])
+"""
+    (tmp_path / "run.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(300)")
+    command = [sys.executable, "-c", program, str(tmp_path / "run.py")]
+    process = subprocess.Popen(command, cwd=ROOT / "launch", stdout=subprocess.PIPE, text=True)
+    try:
+        run = psutil.Process(int(process.stdout.readline()))
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+        _, left = psutil.wait_procs([run], timeout=10)
+        assert left == []
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_every_step_of_every_rank_is_kept(sweep):

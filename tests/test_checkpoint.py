@@ -140,9 +140,8 @@ def refused(model, path, messages):
 def test_missing_shard(dit, other, tmp_path):
     save_checkpoint(dit, tmp_path, "50KB")
     lost = sorted(tmp_path.glob("*.safetensors"))[1]
-    names = list(from_released(load_file(lost)))
     lost.unlink()
-    refused(other, tmp_path, [str(tmp_path), f"{len(names)} missing: "])
+    refused(other, tmp_path, [f"{tmp_path / 'dit.safetensors.index.json'} names {lost.name}, which is missing"])
 
 
 def test_truncated_shard(dit, other, tmp_path):
@@ -164,3 +163,56 @@ def test_nothing_there(other, tmp_path):
     refused(other, tmp_path, [f"no .safetensors file in {tmp_path}"])
     (tmp_path / "dit.safetensors").mkdir()
     refused(other, tmp_path, [f"{tmp_path / 'dit.safetensors'} is not a whole safetensors file"])
+
+
+def test_the_index_says_which_file_counts(dit, other, tmp_path):
+    """An old checkpoint beside the shards of a new one is not read."""
+    old = {name: torch.zeros_like(value) for name, value in dit.state_dict().items()}
+    save_checkpoint(dit, tmp_path, "50KB")
+    for name in ("dit.safetensors", "zzz.safetensors"):
+        save_file(to_released(old), tmp_path / name)
+    load_checkpoint(other, tmp_path)
+    assert same(other, as_stored(dit))
+
+
+@pytest.mark.parametrize("rename", [to_released, dict], ids=["released", "ours"])
+def test_without_an_index_a_key_must_be_in_one_file_only(dit, other, tmp_path, rename):
+    save_file(to_released(dit.state_dict()), tmp_path / "a.safetensors")
+    save_file(rename(other.state_dict()), tmp_path / "b.safetensors")
+    files = f"{tmp_path / 'a.safetensors'} and {tmp_path / 'b.safetensors'}"
+    refused(other, tmp_path, [files, " both hold ", "remove the one that is not meant"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no index of safetensors files: copy it again, or remove it"),
+        ("[1]", "is no index of safetensors files"),
+        ('{"weight_map": 5}', "is no index of safetensors files"),
+        ('{"weight_map": {"a": "../dit.safetensors"}}', "which is no .safetensors file of its own folder"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "which is no .safetensors file of its own folder"),
+        ('{"weight_map": {"a": "dit.bin"}}', "which is no .safetensors file of its own folder"),
+        ('{"weight_map": {"a": "nowhere.safetensors"}}', "names nowhere.safetensors, which is missing: copy it there"),
+        ('{"weight_map": {"a": "dit.safetensors"}}', "lacks a, which the index of its folder promises: copy it again"),
+        ('{"weight_map": {"a": 5}}', "is no index of safetensors files"),
+    ],
+)
+def test_an_index_that_is_wrong(dit, other, tmp_path, content, message):
+    save_file(dit.state_dict(), tmp_path / "dit.safetensors")
+    (tmp_path / "new").mkdir()
+    save_file(dit.state_dict(), tmp_path / "new" / "dit.safetensors")
+    (tmp_path / "new" / "dit.safetensors.index.json").write_text(content)
+    refused(other, tmp_path / "new", [str(tmp_path / "new"), message])
+
+
+def test_two_indexes(dit, other, tmp_path):
+    save_checkpoint(dit, tmp_path, "50KB")
+    (tmp_path / "other.safetensors.index.json").write_text("{}")
+    refused(other, tmp_path, ["dit.safetensors.index.json and other.safetensors.index.json are two indexes"])
+
+
+def test_a_folder_with_other_files_is_not_written_over(dit, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="holds notes.txt, which would be lost"):
+        save_checkpoint(dit, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -74,13 +74,30 @@ def test_a_whole_number_is_a_float_too(changed):
         ("text", "a cat", "text: expected the keys prompt_template, "),
         ("text.prompt_template", "no place for it", "text: prompt_template: 'no place for it' needs one {}"),
         ("text.prompt_template", "{} and {}", "text: prompt_template: '{} and {}' needs one {}"),
+        ("text.prompt_template", "{} {colour}", "'{} {colour}' needs one {}, and no other braces"),
+        ("text.prompt_template", "{{}}", "'{{}}' needs one {}, and no other braces"),
+        ("text.max_length", 0, "text: max_length must be a whole number, 1 to 131072, not 0; the nearest is 1"),
+        ("text.crop_start", -1, "text: crop_start must be a whole number, 0 to 131072, not -1; the nearest is 0"),
+        ("dit.num_visual_blocks", 0, "dit: num_visual_blocks must be a whole number, 1 to 1000, not 0"),
+        ("dit.num_visual_blocks", 10**7, "dit: num_visual_blocks must be a whole number, 1 to 1000, not 10000000"),
+        ("dit.ff_dim", -64, "dit: ff_dim must be a whole number, 1 to 131072, not -64"),
+        ("dit.axes_dims", [0, 0, 0], "dit: axes_dims must be a multiple of 2, 2 to 1024, not 0; the nearest is 2"),
+        ("dit.axes_dims", [3, 6, 7], "dit: axes_dims must be a multiple of 2, 2 to 1024, not 3"),
+        ("dit.axes_dims", [4, 6, 8], "dit: model_dim 32 is not a multiple of the sum of axes_dims, 18"),
+        ("dit.patch_size", [1, 0, 2], "dit: patch_size must be a multiple of 1, 1 to 16, not 0"),
+        ("sampling.num_steps", 0, "sampling: num_steps must be a whole number, 1 to 1000, not 0"),
+        ("sampling.width", 40, "sampling: width must be a multiple of 16 pixels"),
+        ("sampling.guidance_weight", float("nan"), "sampling: guidance_weight must be a finite number"),
+        ("sampling.guidance_weight", 10**400, "sampling: guidance_weight must be a finite number"),
+        ("sampling.scale_factor", [1, 0, 1], "sampling: scale_factor must be a finite number, 0.001 to 1000, not 0"),
+        ("name", "../tiny", "name: '../tiny' may have only letters, digits and _ . -"),
     ],
 )
 def test_wrong_value(changed, key, value, message):
     path = changed(key, value)
     with pytest.raises(ConfigError, match=message) as error:
         load_config(path)
-    assert str(error.value).startswith(str(path))
+    assert str(error.value).startswith(str(path)) and len(str(error.value)) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize(
@@ -93,14 +110,21 @@ def test_wrong_value(changed, key, value, message):
         (b"a: b: c", "is not YAML"),
         (b"\xff\xfe\x80", "is not YAML"),
         (b"name: 2024-13-45", "is not YAML"),
+        (b"name: a\nname: b", "is not YAML: the key 'name' is there twice, in lines 1 and 2"),
+        (b"dit: {time_dim: 1, time_dim: 2}", "the key 'time_dim' is there twice, in lines 1 and 1"),
+        (b"[" * 10_000, "is nested too deeply"),
+        (b"name: &a [*a, *a]", "missing key"),
+        (b"a: &a [1, 1]\nb: &b [*a, *a]\nname: [*b, *b]", "unknown key 'a'"),
+        (b"name: " + b"9" * 5000, "is not YAML: Exceeds the limit"),
     ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_file_that_is_no_configuration(tmp_path, content, message):
     path = tmp_path / "wrong.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as error:
         load_config(path)
-    assert str(path) in str(error.value)
+    assert str(path) in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_missing_file(tmp_path):

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 from diffusers import Kandinsky5Transformer3DModel
-from helpers import MODULE_BAR, SMALL, relative_difference
+from helpers import MODULE_BAR, SMALL, random_model, relative_difference
 
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models import nn as model_parts
 from kandinsky_mini.models.checkpoint import from_released, to_released
-from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.sampling import rope_positions
 
 SIZES = dataclasses.replace(SMALL, model_dim=64, ff_dim=128, num_text_blocks=2, num_visual_blocks=3)
@@ -154,3 +154,11 @@ def test_a_fresh_model_has_identity_blocks():
 def test_model_dim_must_hold_whole_heads():
     with pytest.raises(ValueError, match="model_dim 60 is not a multiple of the head dimension 16"):
         DiffusionTransformer3D(dataclasses.replace(SIZES, model_dim=60))
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    with pytest.raises(
+        ValueError, match="^compiling needs a C.. compiler, and 'no_such_compiler' was not found: install"
+    ):
+        compile_blocks(random_model())

@@ -1,15 +1,19 @@
 """launch/generate.py does its work when it is started from the command line, as a user starts it."""
 
+import argparse
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
+import generate
 import imageio.v3 as iio
 import pytest
 import torch
 from helpers import ROOT
+
+from kandinsky_mini.saving import latent_kept, save
 
 SCRIPT = ROOT / "launch" / "generate.py"
 SECONDS = 120  # no process may take longer than this
@@ -55,6 +59,37 @@ def test_compiled_blocks_make_the_same_picture(tiny_config, tmp_path):
     assert abs(pictures["eager.png"] - pictures["compiled.png"]).max() <= 1
 
 
+def test_a_kept_latent_becomes_the_video(tiny_config, tiny_pipe, tmp_path):
+    latents = []
+    video = tiny_pipe("a cat", seed=1, progress=False, callback=lambda step, latent: latents.append(latent))
+    with pytest.raises(KeyboardInterrupt), latent_kept(latents[-1], tmp_path / "cat.mp4"):
+        raise KeyboardInterrupt
+    done = subprocess.run(
+        **command(tiny_config, "--latent", "cat.latent.safetensors", "--path", "cat.mp4"),
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "Decoding cat.latent.safetensors"
+    save(video, tmp_path / "expected.mp4")
+    assert (iio.imread(tmp_path / "cat.mp4") == iio.imread(tmp_path / "expected.mp4")).all()
+
+
+def test_a_kept_latent_is_not_decoded_by_every_rank(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="--latent is decoded by one process, not by several ranks"):
+        generate.decode_kept(argparse.Namespace(), "cpu")
+
+
+def test_a_terminal_that_cannot_show_the_prompt(tiny_config, tmp_path):
+    settings = command(tiny_config, "--prompt", "кот", "--time-length", "0", "--path", "cat.png")
+    settings["env"] |= {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(**settings, cwd=tmp_path, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('Generating "???"')
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,3 +129,31 @@ def test_ctrl_c_while_sampling(tiny_config, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in shown + rest
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("ValueError('width must be 16')", "error: width must be 16"),
+        ("FloatingPointError('the velocity in step 1 is not finite')", "error: the velocity in step 1 is not finite"),
+        ("OSError(28, 'No space left on device')", "error: [Errno 28] No space left on device"),
+        (
+            "RuntimeError('CUDA out of memory. Tried\\n more')",
+            "error: not enough memory for this size: CUDA out of memory.",
+        ),
+        ("MemoryError()", "error: not enough memory for this size: MemoryError"),
+    ],
+)
+def test_what_a_person_can_cure_ends_a_script_with_a_line_and_the_way_on(error, line):
+    program = f"""
+from kandinsky_mini.command import run
+def main():
+    error = {error}
+    error.add_note("The latent is kept.")
+    raise error
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith(line) and second == "The latent is kept."

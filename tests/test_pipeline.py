@@ -1,5 +1,7 @@
 """A prompt becomes a video, and the arguments of a call do what they promise."""
 
+import contextlib
+import dataclasses
 import math
 
 import imageio.v3 as iio
@@ -183,6 +185,34 @@ def test_time_goes_down_from_noise_to_picture(scale):
     times = time_steps(50, scale).tolist()
     assert (times[0], times[-1]) == (pytest.approx(1, abs=1e-4), 0)
     assert all(math.isfinite(t) for t in times) and times == sorted(times, reverse=True)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("settings", [lambda: default_dtype(torch.float64), lambda: torch.device("meta")])
+def test_the_caller_s_settings_do_not_change_the_picture(tiny_pipe, tiny_config, settings):
+    latents, expected_latents = {}, {}
+    expected = tiny_pipe(PROMPT, seed=1, progress=False, callback=expected_latents.__setitem__)
+    with settings():
+        pipe = get_T2V_pipeline("cpu", tiny_config)
+        video = pipe(PROMPT, seed=1, progress=False, callback=latents.__setitem__)
+    assert torch.equal(video, expected)
+    assert all(torch.equal(latents[step], latent) for step, latent in expected_latents.items())
+    parts = (pipe.dit, pipe.vae, pipe.text_embedder)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16])
+def test_small_integers_do_not_overflow(tiny_pipe, kind):
+    video = tiny_pipe(PROMPT, kind(12), kind(48), kind(32), num_steps=kind(1), seed=kind(1), progress=False)
+    assert video.shape == (1, 3, 289, 32, 48)
+    assert dataclasses.replace(tiny_pipe.config.sampling, time_length=kind(12)).latent_size[0] == 73
 
 
 def test_values_from_numpy_are_numbers_too(tiny_pipe):

@@ -107,9 +107,55 @@ def test_only_what_is_alike_is_compared():
 
 
 def test_a_figure_without_records_is_left_out_and_says_so(tmp_path, capsys):
-    plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="has no records to draw"):
+        plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])
     assert list(tmp_path.glob("*.png")) == []
     assert capsys.readouterr().out.count("is left out: there are no records of ") == len(plot.FIGURES)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder .*typo: name the folder that launch/sweep.py wrote to"):
+        plot.main(["--records", str(tmp_path / "typo"), "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+FOREIGN = {
+    "schema": {"schema": 0},
+    "list": [1],
+    "text": {"step_seconds": ["abc"]},
+    "infinite": {"breakdown": {"rest": float("inf")}},
+    "ranks": {"step_seconds": [[1.0, 1.0], [1.0]]},
+    "memory": {"peak_bytes": ["many"]},
+}
+
+
+@pytest.mark.parametrize("content", ["folder", "bytes", *FOREIGN])
+def test_a_foreign_file_among_records_is_named_and_the_others_are_drawn(tmp_path, capsys, content):
+    for gpus in (1, 2):
+        lite(5, gpus, 2.0 / gpus, breakdown={"attention": 1.0, "rest": 1.0}).save(tmp_path)
+    path = tmp_path / "speed-foreign.json"
+    if content == "folder":
+        path.mkdir()
+    elif content == "bytes":
+        path.write_bytes(b"\xff\xfe")
+    else:
+        (good,) = tmp_path.glob("*-tp1.json")
+        foreign = FOREIGN[content]
+        if isinstance(foreign, dict):
+            foreign = json.loads(good.read_text()) | foreign
+        path.write_text(json.dumps(foreign))
+    with pytest.raises(SystemExit, match="^error: .*speed-foreign.json is no"):
+        plot.main(["--records", str(tmp_path), "--out", str(tmp_path / "figures")])
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup.png", "step.png", "memory.png"}
+
+
+def test_a_record_without_a_part_costs_its_own_figure_only(tmp_path, capsys):
+    for gpus in (1, 2):
+        lite(5, gpus, 2.0 / gpus, breakdown={"attention": 1.0, "rest": 1.0}).save(tmp_path)
+    lite(5, 1, 2.0, parts={"text": 1.0}).save(tmp_path)
+    with pytest.raises(SystemExit, match="^error: whole is left out: 'save'"):
+        plot.main(["--records", str(tmp_path), "--out", str(tmp_path / "figures")])
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup.png", "step.png", "memory.png"}
 
 
 def test_figures_of_the_committed_records_are_drawn_anew(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """The training script runs through all its stages, continues after an interruption, and writes usable weights."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import evaluate_mini
@@ -12,9 +14,12 @@ from safetensors.torch import load_file
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS, load_config
-from kandinsky_mini.models.checkpoint import load_checkpoint
+from kandinsky_mini.files import held
+from kandinsky_mini.models.checkpoint import CheckpointError, load_checkpoint
 from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.training.budget import Budget
 from kandinsky_mini.training.gradients import Gradients
+from kandinsky_mini.training.run import Run
 from kandinsky_mini.world.scenes import is_held_out
 
 SMALL = {
@@ -122,6 +127,122 @@ def test_evaluation_asks_for_what_training_never_showed():
     scenes, prompts = evaluate_mini.draw_prompts(20, seed=3)
     assert all(is_held_out(scene) for scene in scenes)
     assert [any("а" <= letter <= "я" for letter in prompt) for prompt in prompts] == [False, True] * 10
+
+
+def test_exporting_again_replaces_the_weights_and_keeps_the_history(trained, tmp_path):
+    out = tmp_path / "weights"
+    shutil.copytree(trained["folder"] / "weights", out)
+    (out / "training.jsonl").write_text("history")
+    (out / "dit" / "dit-00001-of-00001.safetensors").write_text("an old shard")
+    trained["run"]("export", "--out", str(out))
+    assert (out / "training.jsonl").read_text() == "history"
+    assert [path.name for path in (out / "dit").iterdir()] == ["dit.safetensors"]
+    (out / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="weights holds thesis.txt, which would be lost"):
+        trained["run"]("export", "--out", str(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "needed"),
+    [
+        ("latents", "vae", "vae"),
+        ("dit", "vae", "vae"),
+        ("dit", "scorer.safetensors", "scorer"),
+        ("dit", "latents-0-of-1.pt", "latents"),
+        ("export", "vae", "vae"),
+        ("export", "scorer.safetensors", "scorer"),
+        ("export", "dit.pt", "dit"),
+    ],
+)
+def test_a_stage_names_the_stage_that_must_come_first(trained, tmp_path, stage, missing, needed):
+    for path in (trained["folder"] / "run").iterdir():
+        if path.name != missing:
+            (tmp_path / path.name).symlink_to(path)
+    out = tmp_path / "weights"
+    with pytest.raises(
+        ValueError, match=f"{missing} is missing: run `launch/train_mini.py {needed} --folder .*` first"
+    ):
+        trained["run"](stage, "--folder", str(tmp_path), *(["--out", str(out)] if stage == "export" else []))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half", "half", "empty", "other", "object"])
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
+    for path in (trained["folder"] / "run").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    path = tmp_path / "dit.pt"
+    good = path.read_bytes()
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "half":
+        path.write_bytes(good[: len(good) // 2])
+    elif content == "object":
+        torch.save({"model": Path("code")}, path)
+    else:
+        torch.save({} if content == "empty" else dict.fromkeys(["model", "optimizer", "average", "budget"], {}), path)
+    for stage in ("dit", "export"):
+        with pytest.raises(CheckpointError, match="dit.pt"):
+            trained["run"](stage, "--folder", str(tmp_path), "--out", str(tmp_path / "weights"))
+
+
+@pytest.mark.parametrize("content", ["half", "empty"])
+def test_damaged_latents_are_named(trained, tmp_path, content):
+    for path in (trained["folder"] / "run").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    path = tmp_path / "latents-0-of-1.pt"
+    good = path.read_bytes()
+    path.unlink()
+    torch.save({}, path) if content == "empty" else path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(CheckpointError, match="latents-0-of-1.pt"):
+        trained["run"]("dit", "--folder", str(tmp_path))
+
+
+def test_two_runs_of_a_stage_in_one_folder(trained, tmp_path):
+    with held(tmp_path / "vae.lock"):
+        with pytest.raises(ValueError, match=f"vae.lock is held by process {os.getpid()} on .*: wait for its end"):
+            trained["run"]("vae", "--folder", str(tmp_path))
+        with pytest.raises(ValueError, match="vae is missing"):  # another stage may run in this folder
+            trained["run"]("latents", "--folder", str(tmp_path))
+
+
+@pytest.mark.parametrize("option", ["steps", "videos", "scenes", "phrasings", "shrink", "evaluate-every", "minutes"])
+@pytest.mark.parametrize("value", ["0", "-5", "nan", "many", "9" * 400])
+def test_counts_that_make_no_training(tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit):
+        train_mini.main(["vae", "--folder", str(tmp_path), f"--{option}", value])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument --{option}: must be a" in error and len(error) < 200
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--count", "1"], ["--count", "-3"], ["--seed", "-1"], ["--scorer-bar", "nan"]])
+def test_an_evaluation_that_would_say_nothing_is_refused(capsys, options):
+    with pytest.raises(SystemExit):
+        evaluate_mini.main(options)
+    assert f"argument {options[0]}: must be a" in capsys.readouterr().err
+
+
+def test_an_evaluation_tries_first_whether_it_can_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "shares.json"):
+        with pytest.raises(SystemExit):
+            evaluate_mini.main(["--out", str(path)])
+        assert "argument --out: " in capsys.readouterr().err
+
+
+def test_a_training_that_diverged_keeps_its_last_checkpoint(tmp_path):
+    run, model = Run(tmp_path), torch.nn.Linear(2, 2)
+    run.save("vae", Budget(1, step=1), model=model)
+    torch.nn.init.constant_(model.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match="^bias in step 2 of vae is not finite"):
+        run.save("vae", Budget(2, step=2), model=model)
+    with pytest.raises(ValueError, match="'step': 2, 'loss': nan"):
+        run.log("vae", {"step": 2, "loss": float("nan")})
+    kept = run.load("vae", torch.device("cpu"), ("model",))
+    assert kept["budget"]["step"] == 1 and kept["model"]["bias"].isfinite().all()
+    assert [path.name for path in tmp_path.iterdir()] == ["vae.pt"]
 
 
 @pytest.mark.parametrize("max_norm", [1e9, 0.1])

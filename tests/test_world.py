@@ -22,7 +22,7 @@ HATS = {  # RGB values, in 0..255, that a viewer would call by these names
 
 
 def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def hat_mask(videos: torch.Tensor, colour: str) -> torch.Tensor:
@@ -50,6 +50,20 @@ def test_the_seed_decides():
     first, again, other = (render(scenes, 3, seeded(seed), 64, 96) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_caller_s_settings_do_not_decide(dtype):
+    scenes = all_scenes()[::60]
+    expected = render(scenes, 3, seeded(1), 32, 48)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            painted = render(scenes, 3, seeded(1), 32, 48)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(painted, expected)
 
 
 def test_first_scenes_do_not_depend_on_the_rest():

@@ -1,6 +1,5 @@
-"""Types of command-line options for the measuring scripts. They refuse bad values before anything is measured."""
+"""Types of command-line options for the scripts. They refuse bad values before anything is measured or trained."""
 
-import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +7,31 @@ from pathlib import Path
 import torch
 
 from ..config import ConfigError, load_config
+from ..files import check_writable
+from ..limits import check_real, short
 
 
 def at_least(low: int) -> Callable[[str], int]:
     """Return a type for whole numbers from low upwards."""
 
     def whole_number(text: str) -> int:
-        if not text.lstrip("-").isdecimal() or int(text) < low:
-            raise ArgumentTypeError(f"must be a whole number of at least {low}, not {text!r}")
+        if not text.isdecimal() or len(text) > 18 or int(text) < low:
+            raise ArgumentTypeError(f"must be a whole number of at least {low}, not {short(text)}")
         return int(text)
 
     return whole_number
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """Return a type for numbers from low to high."""
+
+    def number(text: str) -> float:
+        try:
+            return check_real("it", float(text), low, high)
+        except ValueError as error:
+            raise ArgumentTypeError(f"must be a number from {low} to {high}, not {short(text)}") from error
+
+    return number
 
 
 def config_file(path: str) -> str:
@@ -48,9 +61,19 @@ def folder(path: str) -> Path:
     """Accept a folder that can be written to, and create it if it does not exist."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path, f".{os.getpid()}")  # one for each rank, since all of them try
-        probe.touch()
-        probe.unlink()
+        check_writable(Path(path, "record.json"))
     except OSError as error:
         raise ArgumentTypeError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ArgumentTypeError(error) from error
+    return Path(path)
+
+
+def file(path: str) -> Path:
+    """Accept a file that can be written, and create its folder if it does not exist."""
+    folder(str(Path(path).parent))
+    try:
+        check_writable(path)
+    except ValueError as error:
+        raise ArgumentTypeError(error) from error
     return Path(path)

@@ -8,6 +8,7 @@ from diffusers import Kandinsky5Transformer3DModel
 from torch import nn
 
 from ..config import DiTConfig
+from ..models.dit import check_compiler
 from ..parallel.groups import join_group, world_size
 
 
@@ -35,6 +36,7 @@ class DiffusersDiT(nn.Module):
                 module.float()
 
     def compile_blocks(self) -> None:
+        check_compiler(self.model.visual_embeddings.in_layer.weight.device)
         self.model.compile_repeated_blocks(fullgraph=True)
 
     def shard(self, device_type: str) -> None:

@@ -28,11 +28,11 @@ def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Mo
     values = {}
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("weight"):  # a norm's
-            whole = torch.ones(parameter.shape, device=device)
+            whole = torch.ones(parameter.shape, dtype=torch.float32, device=device)
         else:
             fan_in = math.prod(parameter.shape[1:])
             std = 1.0 / math.sqrt(fan_in) if parameter.dim() > 1 else 0.02
-            whole = std * torch.randn(parameter.shape, device=device)
+            whole = std * torch.randn(parameter.shape, dtype=torch.float32, device=device)
         # A copy, because a mere view of the rank's part would keep the whole tensor in memory.
         values[name] = place(parameter, lambda part, whole=whole: whole[part].clone(), device)
     model.load_state_dict(values, strict=False, assign=True)  # not strict: buffers stay what they are

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from ..config import ROOT
+from ..files import write_json
+from ..limits import check_real, check_whole
 from ..parallel.groups import world_size
 from ..parallel.layout import ParallelLayout
 
@@ -107,31 +109,70 @@ class Record:
         return [max(times) for times in zip(*self.step_seconds, strict=True)]
 
     def save(self, folder: Path) -> Path:
-        """Write folder/NAME.json. It replaces an earlier record of the same run."""
+        """Write folder/NAME.json. It replaces an earlier record of the same run.
+
+        Raises:
+            ValueError: a time or another number is not finite.
+        """
         path = folder / f"{self.name}.json"
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
         return path
 
 
 def load_records(folder: Path = PUBLISHED) -> list[Record]:
-    """Read all records of a folder: shorter videos first, then series after series, by number of ranks.
+    """Read all records of a folder, in the order of in_order.
 
     Raises:
-        ValueError: a file is not JSON, has another schema, or other fields. The message names the file.
+        ValueError: there is no such folder, or a file is no record. The message names it.
     """
-    records = []
-    for path in sorted(folder.glob("speed-*.json")):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise ValueError(f"{path} is no record of schema {SCHEMA}, which this code reads")
-        try:
-            records.append(Record(**values | {"layout": ParallelLayout(**values["layout"])}))
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path}: {error}") from error
+    return in_order([read_record(path) for path in record_files(folder)])
+
+
+def in_order(records: list[Record]) -> list[Record]:
+    """Sort records: shorter videos first, then series after series, by number of ranks."""
     return sorted(records, key=lambda r: (r.seconds_of_video, r.series, r.ranks, r.threads))
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named like records.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name the folder that launch/sweep.py wrote to")
+    return sorted(folder.glob("speed-*.json"))
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        ValueError: the file is not JSON, has another schema, or other fields. The message names the file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no record of schema {SCHEMA}, which this code reads")
+    try:
+        record = Record(**values | {"layout": ParallelLayout(**values["layout"])})
+        check_record(record)
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is no whole record: {error}") from error
+    return record
+
+
+def check_record(record: Record) -> None:
+    """Raise unless a record holds numbers where figures and tables need them."""
+    for each in (record.seconds_of_video, record.gpus, record.threads, *record.peak_bytes, *record.weight_bytes):
+        check_whole("a number of the record", each, "a whole number", 0, 2**62)
+    times = [time for steps in (*record.step_seconds, *record.warmup_seconds) for time in steps]
+    for each in (*times, *record.breakdown.values(), record.wire_bytes):
+        check_real("a number of the record", each, 0, 1e18)
+    if record.step_seconds and len({len(steps) for steps in record.step_seconds}) > 1:
+        raise ValueError("its ranks have different numbers of steps")
 
 
 def slug(text: str) -> str:

@@ -8,6 +8,8 @@ diffusers' Kandinsky5Transformer3DModel, it is a module of the attention layer. 
     out_layer_cross.*   <->  cross_attention.out_layer.*
 """
 
+import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..files import written_aside
 from .dit import float32_parameters
 
 RENAMED = {
@@ -29,7 +32,7 @@ Place = Callable[[torch.Tensor, Callable[[Slices], torch.Tensor]], torch.Tensor]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or made for another model. The message names the file and the keys."""
+    """A checkpoint is missing, damaged, or made for another model. The message names the file, the keys and a cure."""
 
 
 def to_released(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -72,40 +75,106 @@ def load_checkpoint(model: nn.Module, path: str | Path, place: Place = read_whol
     Raises:
         CheckpointError: the path does not exist, a file is damaged, keys are missing or unknown, or shapes differ.
     """
-    own, stored = model.state_dict(), {}
-    for file in _files(Path(path)):
-        tensors = _open(file)
-        stored |= {_our_name(key): (file, tensors, key) for key in tensors.keys()}
+    own, stored = model.state_dict(), open_tensors(path)
     _compare(own, stored, path)
     values = {name: place(value, partial(_read, *stored[name])) for name, value in own.items()}
     model.load_state_dict(values, assign=True)
     return model
 
 
-def check_files(path: str | Path) -> None:
-    """Check that a file, or every file of a folder, exists and is complete. Only the headers are read.
+def open_tensors(path: str | Path) -> dict[str, tuple[Path, safe_open, str]]:
+    """Return where each tensor of a file or a folder is, as {our name: (file, opened file, its name there)}.
+
+    Only headers are read. In a folder, the index says which file counts for which key; without one, all files count.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged.
+        CheckpointError: there is no such file, one is damaged, the index is wrong, or a key is there twice.
     """
-    for file in _files(Path(path)):
-        _open(file)
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}: name a .safetensors file or a folder of them")
+    if path.is_file():
+        parts = [(path, None)]
+    elif index := index_of(path):
+        parts = [(path / name, keys) for name, keys in _read_index(index).items()]
+    else:
+        parts = [(file, None) for file in sorted(path.glob("*.safetensors"))]
+    if not parts:
+        raise CheckpointError(f"no .safetensors file in {path}: other kinds of weights are not loaded")
+    stored: dict[str, tuple[Path, safe_open, str]] = {}
+    for file, keys in parts:
+        tensors = _open(file)
+        there = set(tensors.keys())
+        if lost := sorted(set(keys or ()) - there):
+            raise CheckpointError(f"{file} lacks {lost[0]}, which the index of its folder promises: copy it again")
+        for key in sorted(there if keys is None else keys):
+            name = _our_name(key)
+            if name in stored:
+                raise CheckpointError(
+                    f"{stored[name][0]} and {file} both hold {name}: remove the one that is not meant"
+                )
+            stored[name] = file, tensors, key
+    return stored
+
+
+def index_of(folder: Path) -> Path | None:
+    """Return the index of a folder's shards, or None if there is none.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    found = sorted(folder.glob("*.safetensors.index.json"))
+    if len(found) > 1:
+        raise CheckpointError(f"{found[0]} and {found[1].name} are two indexes: remove the one that is not meant")
+    return found[0] if found else None
+
+
+def _read_index(index: Path) -> dict[str, list[str]]:
+    """Return the keys of each file that an index names. All files must be in the index's own folder."""
+    files: dict[str, list[str]] = {}
+    try:
+        for key, name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+            files.setdefault(os.fspath(name), []).append(key)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no index of safetensors files: copy it again, or remove it") from error
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {name!r}, which is no .safetensors file of its own folder")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {name}, which is missing: copy it there")
+    return files
 
 
 def load_pretrained(kind: type, folder: Path, **options: object):
-    """Call kind.from_pretrained(folder) of transformers or diffusers, but refuse a folder in which weights are missing.
+    """Call kind.from_pretrained(folder) of transformers or diffusers, but trust the folder with nothing.
 
-    By themselves these libraries fill in missing weights at random.
+    By themselves these libraries fill in missing weights at random, unpickle weights, run code that a folder brings
+    along, and ask a hub for missing files.
 
     Raises:
-        CheckpointError: the folder cannot be loaded, or weights are missing. The message names the folder.
+        CheckpointError: the folder cannot be loaded, or something is missing. The message names the folder or the file.
     """
-    strict = {"output_loading_info": True} if issubclass(kind, nn.Module) else {}
+    is_model = issubclass(kind, nn.Module)
+    settings = folder / ("config.json" if is_model else "tokenizer_config.json")
+    if not settings.is_file():
+        raise CheckpointError(f"{settings} is missing: copy it there, from where the rest of {folder} is from")
+    if is_model:
+        open_tensors(folder)
+        index = index_of(folder)
+        if index and (whole := folder / index.name.removesuffix(".index.json")).exists():
+            raise CheckpointError(f"{whole} and {index.name} are two checkpoints: remove the one that is not meant")
+        options |= {"use_safetensors": True, "output_loading_info": True}
+    else:
+        options |= {"trust_remote_code": False}
     try:
-        loaded = kind.from_pretrained(folder, local_files_only=True, **strict, **options)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"cannot load {kind.__name__} from {folder}: {error}") from error
-    if not strict:
+        with torch.device("cpu"):
+            loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # these libraries raise errors of every kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"cannot load {kind.__name__} from {folder}: {reason} (are its files whole, and of one model?)"
+        ) from error
+    if not is_model:
         return loaded
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
@@ -113,39 +182,54 @@ def load_pretrained(kind: type, folder: Path, **options: object):
     return model
 
 
+def read_tensor(path: str | Path, key: str, shape: tuple[int | None, ...]) -> torch.Tensor:
+    """Read one tensor of a file to the CPU. None stands for any length.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not hold such a tensor.
+    """
+    stored = open_tensors(path)
+    if key not in stored:
+        raise CheckpointError(f"{path} holds no {key}, but {', '.join(sorted(stored)[:3])}")
+    tensor = _read(*stored[key], ())
+    if len(tensor.shape) != len(shape) or any(
+        want not in (None, has) for has, want in zip(tensor.shape, shape, strict=True)
+    ):
+        wanted = " x ".join("any" if want is None else str(want) for want in shape)
+        raise CheckpointError(f"{path}: {key} is of shape {tuple(tensor.shape)}, not {wanted}")
+    return tensor
+
+
 def save_checkpoint(dit: nn.Module, folder: str | Path, max_shard_size: str = "14MB") -> None:
-    """Write a CrossDiT as safetensors shards with the released names and dtypes.
+    """Write a CrossDiT as safetensors shards with the released names and dtypes. The folder is replaced as a whole.
 
     Weights are stored in bfloat16. Those that the model computes with in float32 stay in float32, and so stay exact.
+
+    Raises:
+        ValueError: the folder holds other files, which would be lost.
     """
     from huggingface_hub import save_torch_state_dict
 
     kept = float32_parameters(dit)
     tensors = {name: value if name in kept else value.bfloat16() for name, value in dit.state_dict().items()}
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
     pattern = {"filename_pattern": "dit{suffix}.safetensors", "max_shard_size": max_shard_size}
-    save_torch_state_dict(to_released(tensors), folder, **pattern)
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint at {path}")
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"no .safetensors file in {path}")
-    return files
+    with written_aside(folder, replaces=("dit*.safetensors", "dit.safetensors.index.json")) as aside:
+        aside.mkdir()
+        save_torch_state_dict(to_released(tensors), aside, **pattern)
 
 
 def _open(file: Path) -> safe_open:
     try:
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{file} is not a whole safetensors file: copy it again ({error})") from error
 
 
 def _read(file: Path, tensors: safe_open, key: str, part: Slices) -> torch.Tensor:
     try:
-        return tensors.get_slice(key)[part] if part else tensors.get_tensor(key)
+        with torch.device("cpu"):  # whatever the caller's default device is
+            return tensors.get_slice(key)[part] if part else tensors.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: cannot read {key}: {error}") from error
 

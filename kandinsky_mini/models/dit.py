@@ -4,6 +4,10 @@ One class serves every size, from mini (10 million parameters, trained here) to 
 have the talk's names. The model runs on one device and knows nothing of ranks; parallelize.py says how it is sharded.
 """
 
+import os
+import shutil
+import sys
+
 import torch
 from torch import nn
 
@@ -173,20 +177,31 @@ def float32_parameters(dit: nn.Module) -> set[str]:
 
 
 def set_dtype(dit: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights to dtype in place, but leave those of FLOAT32_MODULES as they are.
+    """Cast the weights to dtype in place, but those of FLOAT32_MODULES to float32.
 
     Casting these as well and back again would round them: the model would no longer be exactly the released one.
     """
     kept = float32_parameters(dit)
     for name, parameter in dit.named_parameters():
-        if name not in kept:
-            parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(torch.float32 if name in kept else dtype)
 
 
 def compile_blocks(dit: DiffusionTransformer3D) -> None:
     """Compile the visual blocks in place, before or after sharding. All of them share one full graph.
 
     The next forward takes longer than usual, from a few seconds to a minute.
+
+    Raises:
+        ValueError: there is no C++ compiler, which PyTorch needs for that on a CPU.
     """
+    check_compiler(dit.visual_embeddings.in_layer.weight.device)
     for block in dit.visual_transformer_blocks:
         block.compile(fullgraph=True)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise a ValueError if torch.compile would not find a C++ compiler for this device."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor does
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        cure = "install one (apt install g++), name yours in CXX, or do not compile"
+        raise ValueError(f"compiling needs a C++ compiler, and {compiler!r} was not found: {cure}")

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, Qwen2_5_VLTextModel
 
 from ..config import TextConfig
+from ..limits import check_finite
 from .checkpoint import load_pretrained
 
 
@@ -44,6 +45,10 @@ class TextEmbedder(nn.Module):
     def device(self) -> torch.device:
         return self.text_encoder.device
 
+    def in_template(self, prompt: str) -> str:
+        """Put the prompt in its place in the template."""
+        return self.config.prompt_template.replace("{}", prompt)
+
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token ids (B, L) for the first encoder and (B, L2) for the second.
 
@@ -51,19 +56,18 @@ class TextEmbedder(nn.Module):
         """
         config = self.config
         ids = self.tokenizer(
-            [config.prompt_template.format(prompt) for prompt in prompts],
+            [self.in_template(prompt) for prompt in prompts],
             max_length=config.crop_start + config.max_length,
             truncation=True,
-            return_tensors="pt",
         )["input_ids"]
         ids2 = self.tokenizer2(
             prompts,
             max_length=config.pooled_max_length,
             padding="max_length",
             truncation=True,
-            return_tensors="pt",
         )["input_ids"]
-        return ids, ids2
+        # On the CPU, whatever the caller's default device is.
+        return torch.tensor(ids, device="cpu"), torch.tensor(ids2, device="cpu")
 
     def forward(self, ids: torch.Tensor, ids2: torch.Tensor) -> TextEmbeds:
         """Token ids (B, L) and (B, L2) -> text (B, L, in_text_dim), pooled (B, 1, in_text_dim2)."""
@@ -73,13 +77,19 @@ class TextEmbedder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompt: str) -> TextEmbeds:
-        """Encode one prompt without padding: text (L, in_text_dim), pooled (1, in_text_dim2)."""
+        """Encode one prompt without padding: text (L, in_text_dim), pooled (1, in_text_dim2).
+
+        Raises:
+            FloatingPointError: an encoder returns values that are not finite.
+        """
         text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt])))
+        check_finite(text, "the text embedding")
+        check_finite(pooled, "the pooled text embedding")
         return TextEmbeds(text[0], pooled[0])
 
     def excess_tokens(self, prompt: str) -> int:
         """Return how many tokens of the prompt are beyond the configuration's max_length. `encode` cuts these off."""
-        ids = self.tokenizer(self.config.prompt_template.format(prompt), verbose=False)["input_ids"]
+        ids = self.tokenizer(self.in_template(prompt), verbose=False)["input_ids"]
         return max(0, len(ids) - self.config.crop_start - self.config.max_length)
 
     def unknown_words(self, prompt: str) -> list[str]:

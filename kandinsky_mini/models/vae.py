@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
+from ..limits import check_finite
 from .checkpoint import load_pretrained
 
 
@@ -31,7 +32,11 @@ def encode(vae: AutoencoderKLHunyuanVideo, video: torch.Tensor) -> torch.Tensor:
 
 
 def decode(vae: AutoencoderKLHunyuanVideo, latents: torch.Tensor) -> torch.Tensor:
-    """Decode latents (B, T, H, W, C) into a uint8 video (B, 3, 4 (T - 1) + 1, 8 H, 8 W)."""
+    """Decode latents (B, T, H, W, C) into a uint8 video (B, 3, 4 (T - 1) + 1, 8 H, 8 W).
+
+    Raises:
+        FloatingPointError: the VAE returns values that are not finite.
+    """
     x = latents.movedim(-1, 1).to(vae.dtype) / vae.config.scaling_factor
-    video = vae.decode(x).sample.float()
+    video = check_finite(vae.decode(x).sample.float(), "the decoded video")
     return ((video.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

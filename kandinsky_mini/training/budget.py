@@ -61,4 +61,4 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def step_generators(seed: int, step: int) -> tuple[torch.Generator, torch.Generator]:
     """Return two generators for a step: one for what all ranks must agree on, and this rank's own."""
     # No rank has the number 63, as long as there are fewer than 64.
-    return tuple(torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + k) for k in (63, rank()))
+    return tuple(torch.Generator("cpu").manual_seed((seed * 1_000_003 + step) * 64 + k) for k in (63, rank()))

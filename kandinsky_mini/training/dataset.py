@@ -34,7 +34,7 @@ def render_videos(
 
     size is (height, width). The seed decides what the scenes leave to chance.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     parts = [
         render(scenes[start : start + chunk], frames, generator, *size, device=device, fps=FPS)
         for start in tqdm(range(0, len(scenes), chunk), desc="rendering")

@@ -46,7 +46,8 @@ def flow_loss(
     latents are (B, T, H, W, C).
     """
     latents, batch = latents.float(), len(latents)
-    u = (torch.arange(batch, device=latents.device) + torch.rand(batch, device=latents.device)) / batch
+    offsets = torch.rand(batch, dtype=torch.float32, device=latents.device)
+    u = (torch.arange(batch, device=latents.device) + offsets) / batch
     time = TIME_SHIFT * u / (1.0 + (TIME_SHIFT - 1.0) * u)
     noise = torch.randn_like(latents)
     t = time[:, None, None, None, None]

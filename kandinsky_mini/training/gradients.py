@@ -29,7 +29,7 @@ class Gradients:
         parameters = list(parameters)
         self.device = parameters[0].device
         # All gradients are pieces of one tensor, so that one kernel is enough to zero, average or clip them.
-        self.flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
+        self.flat = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=self.device)
         for parameter, piece in zip(parameters, self.flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = piece.view_as(parameter)
         self.recorded: dict = {}

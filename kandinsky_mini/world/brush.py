@@ -24,7 +24,7 @@ Point = tuple[Number, Number]
 def load_palette(device: torch.device | str) -> dict[str, Tensor]:
     """Return every named colour as a tensor (1, 3, 1, 1, 1) in 0..1. A single copy sends them all to the device."""
     digits = [[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in PALETTE.values()]
-    rows = torch.tensor(digits, device=device).div(255).view(-1, 1, 3, 1, 1, 1)
+    rows = torch.tensor(digits, dtype=torch.float32, device=device).div(255).view(-1, 1, 3, 1, 1, 1)
     return dict(zip(PALETTE, rows, strict=True))
 
 

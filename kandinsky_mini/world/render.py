@@ -18,6 +18,7 @@ REACH = 41  # the largest figure extends this far to either side of where it sta
 # A figure walks this many units while each leg makes one step. A foot swings a quarter of that ahead of its hip and
 # behind it, so that it does not skate.
 STRIDE = 28
+ON_CPU = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are
 CHANCES = 9  # random numbers per scene: five for the figure, four for the background
 
 
@@ -37,14 +38,16 @@ def render(
     `generator` lives on the CPU, so that the same seed gives the same videos on any device. Scenes added at the end
     of a batch do not change the videos before them.
     """
-    chance = torch.rand(len(scenes), CHANCES, generator=generator)
+    chance = torch.rand(len(scenes), CHANCES, generator=generator, **ON_CPU)
     palette = load_palette(device)
     width_units = HEIGHT_UNITS * width / height
     pixel = HEIGHT_UNITS / height
-    x = ((torch.arange(width, device=device) + 0.5) * pixel).view(1, 1, 1, 1, width)
-    y = HEIGHT_UNITS - ((torch.arange(height, device=device) + 0.5) * pixel).view(1, 1, 1, height, 1)
+    x = ((torch.arange(width, dtype=torch.float32, device=device) + 0.5) * pixel).view(1, 1, 1, 1, width)
+    y = HEIGHT_UNITS - ((torch.arange(height, dtype=torch.float32, device=device) + 0.5) * pixel).view(
+        1, 1, 1, height, 1
+    )
 
-    stages = torch.empty(len(scenes), 3, 1, height, width, device=device)
+    stages = torch.empty(len(scenes), 3, 1, height, width, dtype=torch.float32, device=device)
     for name, rows in groups([scene.background for scene in scenes]):
         brush = Brush(stages.new_empty(len(rows), 3, 1, height, width), x, y, pixel, palette)
         luck = chance[rows, 5:].to(device).view(-1, 4, 1, 1, 1, 1)
@@ -69,7 +72,7 @@ def render(
 def groups(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """Yield each distinct name with its positions, so that everything of one kind can be painted together."""
     for name in dict.fromkeys(names):
-        yield name, torch.tensor([row for row, other in enumerate(names) if other == name])
+        yield name, torch.tensor([row for row, other in enumerate(names) if other == name], device="cpu")
 
 
 def paint_figure(brush: Brush, animal: str, colours: Sequence[str], pose: Pose) -> None:
@@ -107,11 +110,11 @@ def poses(
     """
     position, bulk, phase, pace, side = chance[:, :5, None].unbind(1)  # each (N, 1), 0..1
     left, right, jumping, dancing = (
-        torch.tensor([[float(scene.motion == motion)] for scene in scenes]) for motion in MOTIONS
+        torch.tensor([[float(scene.motion == motion)] for scene in scenes], **ON_CPU) for motion in MOTIONS
     )
     walking = left + right
-    facing = torch.where(walking > 0, right - left, torch.where(side < 0.5, -1.0, 1.0))
-    seconds = torch.arange(frames)[None] / fps
+    facing = torch.where(walking > 0, right - left, torch.where(side < 0.5, -1.0, 1.0).float())
+    seconds = torch.arange(frames, **ON_CPU)[None] / fps
 
     travelled, stride = walk(seconds, pace, phase, position, width)
     start = width / 2 - facing * (width / 2 - REACH - 8 * position)

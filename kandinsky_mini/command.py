@@ -1,0 +1,37 @@
+"""Run a script as a person expects: what they can cure ends it with one line, and not with a place in the code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+FIRST = os.environ.get("RANK", "0") == "0"  # only the first of several ranks speaks
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call main(). End with one line about a wrong value, a file or too little memory, or with the status of Ctrl-C.
+
+    Of several ranks the first one that fails says why. Characters that the terminal cannot show are replaced.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        from .parallel.groups import is_first_to_fail  # imports torch, which a script does later
+
+        sys.exit(_message(str(error).rstrip(), error) if is_first_to_fail() else 1)
+    except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            if "imed out" in str(error):
+                error.add_note("A rank waits for the others for 120 s, or as long as KANDINSKY_TIMEOUT_SECONDS says.")
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        sys.exit(_message(f"not enough memory for this size: {reason}", error))
+    except KeyboardInterrupt as error:
+        for note in getattr(error, "__notes__", []):
+            print(note, file=sys.stderr)
+        sys.exit(130)
+
+
+def _message(reason: str, error: BaseException) -> str:
+    return "\n".join([f"error: {reason}", *getattr(error, "__notes__", [])])
