@@ -42,3 +42,4 @@ def test_all_outputs_of_a_module_are_compared():
     assert difference((right, wrong), (right, right)) == pytest.approx(0.5)
     assert difference({"a": right, "b": wrong}, {"a": right, "b": right}) == pytest.approx(0.5)
     assert difference(right, torch.ones(4)) == float("inf")
+    assert difference((right,), (right, right)) == difference(right, (right, right)) == float("inf")

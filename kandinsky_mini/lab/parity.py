@@ -67,9 +67,10 @@ def compare(module: nn.Module, how: How, *inputs: Any, ranks: int = 4) -> str:
 def difference(output: Any, reference: Any) -> float:
     """Return the largest difference of two outputs as a share of the largest value, or infinity if shapes differ.
 
-    Both may be a tensor or several tensors.
+    Both may be a tensor or several tensors, as many in the one as in the other.
     """
-    pairs = list(zip(pytree.tree_leaves(output), pytree.tree_leaves(reference), strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
+    outputs, references = pytree.tree_leaves(output), pytree.tree_leaves(reference)
+    if [a.shape for a in outputs] != [b.shape for b in references]:
         return float("inf")
+    pairs = zip(outputs, references, strict=True)
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
