@@ -162,10 +162,10 @@ def test_columns_that_were_apart_have_no_name():
     assert {name for name, *_ in named(product(fused(), finer, ["in_layer"], ranks=2))[:8]} == {"?"}
 
 
-@pytest.mark.parametrize(("how", "ranks"), [({}, 2), ({"in_layer": ColwiseParallel()}, 2), (PAIR, 3)])
-def test_what_ranks_do_not_share_equally_is_refused(how, ranks):
-    with pytest.raises(ValueError, match=f"{ranks} ranks do not share the columns of in_layer and the rows equally"):
-        product(fused(), how, ["in_layer"], ranks)
+@pytest.mark.parametrize("how", [{}, {"in_layer": ColwiseParallel()}])
+def test_what_ranks_do_not_share_equally_is_refused(how):
+    with pytest.raises(ValueError, match="2 ranks do not share the columns of in_layer and the rows equally"):
+        product(fused(), how, ["in_layer"], ranks=2)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

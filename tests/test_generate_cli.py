@@ -78,6 +78,7 @@ def test_a_kept_latent_becomes_the_video(tiny_config, tiny_pipe, tmp_path):
 
 def test_a_kept_latent_is_not_decoded_by_every_rank(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     with pytest.raises(ValueError, match="--latent is decoded by one process, not by several ranks"):
         generate.decode_kept(argparse.Namespace(), "cpu")
 

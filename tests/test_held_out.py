@@ -41,6 +41,10 @@ def train(monkeypatch, tmp_path):
     for section, values in TINY.items():
         config[section] |= values
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    # What earlier stages leave
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "scorer.safetensors").touch()
+    torch.save({frames: torch.zeros(1) for frames in (1, 7, 13)}, tmp_path / "latents-0-of-1.pt")
     given: list[Scene] = []
 
     def render(scenes, frames, generator, height, width, **options):
@@ -93,7 +97,7 @@ def test_captions_are_written_without_them(train, monkeypatch):
     check_training(given)
 
 
-def test_the_evaluation_on_the_way_asks_only_for_them(train, monkeypatch, tmp_path):
+def test_the_evaluation_on_the_way_asks_only_for_them(train, monkeypatch):
     asked = []
 
     def prompts(scenes):
@@ -103,7 +107,6 @@ def test_the_evaluation_on_the_way_asks_only_for_them(train, monkeypatch, tmp_pa
     monkeypatch.setattr(dataset, "CaptionBuckets", lambda *args: None)
     monkeypatch.setattr(dit_training, "prepare", lambda *args: SimpleNamespace(recorded=[]))
     monkeypatch.setattr(dit_training, "evaluation_prompts", prompts)
-    torch.save({1: torch.zeros(1)}, tmp_path / "latents-0-of-1.pt")
     train("dit")
     assert len(set(asked)) == 48 and all(is_held_out(scene) for scene in asked)
 
