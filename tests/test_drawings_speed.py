@@ -46,6 +46,23 @@ def test_amdahl_s_curve():
     assert many["half: 50.0% split"][-1] == pytest.approx(16 / 9)
 
 
+def test_measured_speedups_are_drawn_beside_amdahl_s_curve():
+    few, many = map(curves, speed.amdahl({"half": 0.5, "all": 1.0}, measured={"half": {2: 1.3, 4: 1.7}}).axes)
+    assert few["half: measured"] == [1.3, 1.7]
+    assert "all: measured" not in few and "half: measured" not in many
+
+
+def heights(texts) -> dict[str, float]:
+    """Return for each text how far it is above its point, in points."""
+    return {text.get_text(): text.xyann[1] for text in texts}
+
+
+def test_the_values_of_two_curves_stand_on_both_sides_of_them():
+    figure = speed.speedups({"lower": {1: [4.0], 2: [2.5]}, "higher": {1: [4.0], 2: [2.0]}})
+    left, right = (heights(axis.texts) for axis in figure.axes)
+    assert left["1.60"] < 0 < left["2.00"] and right["80%"] < 0 < right["100%"]
+
+
 def lanes(figure) -> list[tuple[str, float, float, float, str]]:
     """Return each part of a run as its name, its lane's height, its start and its length in seconds, and its colour."""
     parts = [patch for patch in figure.axes[0].patches if patch.get_gid()]

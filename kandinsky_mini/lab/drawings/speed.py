@@ -30,16 +30,21 @@ def speedups(seconds: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     left.plot(counts, counts, label="ideal", **IDEAL)
     right.plot(counts, [100] * len(counts), label="ideal", **IDEAL)
+    gains = {
+        label: {n: statistics.median(times[1]) / statistics.median(times[n]) for n in times}
+        for label, times in seconds.items()
+    }
     for (label, times), (colour, line) in zip(seconds.items(), itertools.cycle(LINES), strict=False):
         ranks, one = sorted(times), statistics.median(times[1])
-        gain = [one / statistics.median(times[n]) for n in ranks]
+        gain = [gains[label][n] for n in ranks]
         spread = [[y - one / max(times[n]) for n, y in zip(ranks, gain, strict=True)],
                   [one / min(times[n]) - y for n, y in zip(ranks, gain, strict=True)]]  # fmt: skip
         left.errorbar(ranks, gain, spread, fmt=line, color=colour, capsize=4, label=label)
         right.plot(ranks, [100 * y / n for n, y in zip(ranks, gain, strict=True)], line, color=colour, label=label)
         for n, y in zip(ranks[1:], gain[1:], strict=True):
-            for axis, value, text in ((left, y, f"{y:.2f}"), (right, 100 * y / n, f"{y / n:.0%}")):
-                axis.annotate(text, (n, value), (9, -4), textcoords="offset points", fontsize=10)
+            lowest = y == min(others[n] for others in gains.values() if n in others)
+            _label(left, f"{y:.2f}", n, y, below=lowest, rising=True)
+            _label(right, f"{y / n:.0%}", n, 100 * y / n, below=lowest, rising=False)
     left.set(title="Speedup", xlabel="GPUs", ylabel="times as fast as one", xticks=counts, ylim=0)
     right.set(title="Efficiency", xlabel="GPUs", ylabel="speedup / GPUs, %", xticks=counts, ylim=(0, 110))
     handles = [getattr(handle, "lines", [handle])[0] for handle in left.get_legend_handles_labels()[0]]  # without bars
@@ -49,10 +54,13 @@ def speedups(seconds: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
     return _finished(figure, left, right)
 
 
-def amdahl(shares: Mapping[str, float], most: int = 32) -> Figure:
+def amdahl(
+    shares: Mapping[str, float], most: int = 32, measured: Mapping[str, Mapping[int, float]] | None = None
+) -> Figure:
     """Draw Amdahl's law, 1 / ((1 - s) + s / P), over the number of ranks P, for each label and its split share s.
 
-    Two panels have two scales: a few ranks on the left, up to `most` on the right, where curves flatten.
+    Two panels have two scales: a few ranks on the left, up to `most` on the right, where curves flatten. Crosses on the
+    left are measured speedups, for each label and each number of ranks.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, last in zip(axes, (4, most), strict=True):
@@ -62,6 +70,9 @@ def amdahl(shares: Mapping[str, float], most: int = 32) -> Figure:
             gain = [1 / ((1 - share) + share / n) for n in ranks]
             style = line if last == 4 else line.lstrip("os^D")
             axis.plot(ranks, gain, style, color=colour, label=f"{label}: {share:.1%} split")
+            if last == 4 and (points := (measured or {}).get(label)):
+                cross = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "linestyle": "", "clip_on": False}
+                axis.plot(list(points), list(points.values()), color=colour, label=f"{label}: measured", **cross)
         axis.set(title=f"up to {last} ranks", xlabel="ranks", ylabel="times as fast as one", xlim=(1, last))
     axes[0].set(xticks=range(1, 5), ylim=(1, 4))
     highest = max(1 / ((1 - share) + share / most) for share in shares.values())
@@ -131,6 +142,15 @@ def latency(seconds: Mapping[int, float]) -> Figure:
     axis.minorticks_off()
     axis.legend(loc="upper left")
     return _finished(figure, axis)
+
+
+def _label(axis: Axes, text: str, x: float, y: float, below: bool, rising: bool) -> None:
+    """Write a value beside its point, on the side where a rising or a falling curve leaves room."""
+    right = below == rising
+    place = {"ha": "left" if right else "right", "va": "top" if below else "bottom"}
+    offset = (5 if right else -5, -5 if below else 5)
+    back = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axis.annotate(text, (x, y), offset, textcoords="offset points", fontsize=10, bbox=back, **place)
 
 
 def _finished(figure: Figure, *axes: Axes) -> Figure:
