@@ -118,7 +118,6 @@ def test_simulated_ranks_cannot_send():
         ("dist.get_rank()", lambda mesh: dist.get_rank() == 0),
         ("mesh.get_local_rank()", lambda mesh: mesh.get_local_rank() == 0),
         ("mesh.get_rank()", lambda mesh: mesh.get_rank() == 0),
-        ("mesh.get_coordinate()", lambda mesh: mesh.get_coordinate()[0] == 0),
     ],
 )
 def test_simulated_ranks_say_when_they_are_asked_who_they_are(call, ask, capsys):

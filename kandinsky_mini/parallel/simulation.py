@@ -103,7 +103,6 @@ def watch_questions() -> Iterator[set[str]]:
         watch(dist, "get_rank", "dist.get_rank()"),
         watch(_LocalDeviceMesh, "get_rank", "mesh.get_rank()"),
         watch(_LocalDeviceMesh, "get_local_rank", "mesh.get_local_rank()"),
-        watch(_LocalDeviceMesh, "get_coordinate", "mesh.get_coordinate()"),
     ):
         yield asked
 
