@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Callable
 
-FIRST = os.environ.get("RANK", "0") == "0"  # only the first of several ranks speaks
+# Only the first of several ranks speaks. parallel/groups.py says more, but imports torch, which takes seconds.
+FIRST = os.environ.get("RANK", "0") == "0"
 
 
 def run(main: Callable[[], object]) -> None:

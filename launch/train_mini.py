@@ -23,12 +23,7 @@ import torch
 from kandinsky_mini.bench import options
 from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
-from kandinsky_mini.parallel.groups import (
-    join_group,
-    leave_group,
-    local_device,
-    world_size,
-)
+from kandinsky_mini.parallel.groups import join_group, leave_group, local_device, world_size
 from kandinsky_mini.training.run import Run
 from kandinsky_mini.training.stages import STAGES
 

@@ -65,3 +65,12 @@ def tiny_config(tiny_values, tmp_path_factory) -> Path:
 def tiny_pipe(tiny_config):
     """Load the tiny pipeline. Tests share it, so change it with monkeypatch only."""
     return get_T2V_pipeline(device_map="cpu", conf_path=tiny_config)
+
+
+@pytest.fixture
+def forwards(tiny_pipe):
+    """Collect the arguments of every forward: x, text, pooled text, time, positions, positions of text, scales."""
+    seen = []
+    hook = tiny_pipe.dit.register_forward_pre_hook(lambda module, args: seen.append(args))
+    yield seen
+    hook.remove()

@@ -17,7 +17,7 @@ from kandinsky_mini.config import load_config
 from kandinsky_mini.lab.drawings.block import WEIGHTS, block, crossdit
 from kandinsky_mini.lab.drawings.canvas import MEETING, MIXED, RANK_COLOURS
 from kandinsky_mini.lab.drawings.lanes import megatron
-from kandinsky_mini.lab.drawings.shards import ALL, heads, linear_split, placement_maps
+from kandinsky_mini.lab.drawings.shards import ALL, linear_split, placement_maps
 from kandinsky_mini.lab.drawings.timeline import REPEATED, timeline
 from kandinsky_mini.lab.drawings.videos import frames_of, side_by_side
 from kandinsky_mini.models.dit import DiffusionTransformer3D
@@ -224,24 +224,6 @@ def test_what_all_ranks_repeat_is_grey_in_the_timeline(dit, inputs):
     assert grey == {"modulation.activation", *norms}
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(8, 4), (28, 8), (28, 4), (8, 3), (2, 8)])
-def test_heads_have_the_colour_of_their_rank(count, ranks):
-    figure = heads(count, ranks)
-    shares = [part.tolist() for part in torch.arange(count).tensor_split(ranks)]
-    expected = [RANK_COLOURS[rank] for rank, share in enumerate(shares) for _ in share]
-    assert [colour for colour in colours(figure) if colour != "#ffffff"] == expected
-    assert [text for text in texts(figure) if text.isdigit()] == [str(head) for head in range(count)]
-    waiting = sum(len(shares[0]) - len(share) for share in shares)
-    assert colours(figure).count("#ffffff") == waiting
-    assert ("not divisible" in texts(figure)[0]) == (count % ranks > 0)
-
-
-def test_uneven_heads_are_told():
-    title, remark, *_ = texts(heads(28, 8))
-    assert title == "28 heads are not divisible by 8. Uneven, on 8 ranks: 4, 4, 4, 4, 3, 3, 3, 3"
-    assert remark.startswith("28 is divisible by 1, 2, 4, 7, 14 and 28.") and "87.5%" in remark
-
-
 def test_videos_stand_side_by_side_frame_by_frame():
     clip = np.random.default_rng(0).integers(0, 255, (9, 4, 6, 3), dtype=np.uint8)
     video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # as the pipeline returns it
@@ -263,7 +245,6 @@ def figures(dit, inputs):
     positions = [torch.arange(2), torch.arange(3), torch.arange(4)], torch.arange(5)
     yield crossdit(dit, latent, torch.randn(5, 128), torch.randn(1, 128), torch.tensor([500.0]), *positions)
     yield block(dit.visual_transformer_blocks[0], *inputs)
-    yield from (heads(*pair) for pair in ((28, 8), (28, 1), (8, 3)))
     yield draw(draw_mlp, {"0": ColwiseParallel(), "2": RowwiseParallel()}, ranks=8)
     yield draw(lambda mesh: timeline(first_block(mesh, dit), *inputs), ranks=2)
     yield draw(lambda mesh: placement_maps(dict(first_block(mesh, dit).named_parameters())), ranks=8)

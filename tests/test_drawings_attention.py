@@ -14,7 +14,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 from kandinsky_mini import lab
 from kandinsky_mini.config import load_config
 from kandinsky_mini.lab.drawings.attention import (
-    CUT,
     cut_heads,
     one_map,
     what_is_summed,
@@ -232,7 +231,7 @@ def test_a_head_with_columns_on_two_ranks_has_a_red_edge(ranks, cut):
     parts, heads = axis.patches[:ranks], axis.patches[ranks:]
     assert [to_hex(part.get_facecolor()) for part in parts] == list(RANK_COLOURS[:ranks])
     assert all(part.get_width() == pytest.approx(0.4 * 28 / ranks) for part in parts)
-    assert [head for head, cell in enumerate(heads) if to_hex(cell.get_edgecolor()) == CUT] == cut
+    assert [head for head, cell in enumerate(heads) if to_hex(cell.get_edgecolor()) == WRONG] == cut
     assert [text.get_text() for text in axis.texts] == [f"{ranks} ranks", *map(str, range(28))]
 
 

@@ -89,13 +89,6 @@ def test_a_run_has_a_lane_for_each_rank_and_rank_0_alone_does_the_rest():
     assert {"25.5 s", "16.5 s"} <= set(texts(figure))
 
 
-def test_what_was_predicted_looks_unlike_what_was_measured():
-    figure = speed.whole_run({1: 20.0, 2: 11.0}, ALONE, predicted={2})
-    one, *two = [patch for patch in figure.axes[0].patches if patch.get_gid() == "CrossDiT"]
-    assert [one.get_linestyle(), *(patch.get_linestyle() for patch in two)] == ["-", "--", "--"]
-    assert {"25.5 s", "16.5 s, predicted"} <= set(texts(figure))
-
-
 def test_no_rank_takes_a_step_before_the_text_is_there():
     starts = [start for name, _, start, *_ in lanes(speed.whole_run({4: 11.0}, ALONE)) if name == "CrossDiT"]
     assert starts == pytest.approx([1, 1, 1, 1])

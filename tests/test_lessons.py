@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from kandinsky_mini import lab
 from kandinsky_mini.lab.drawings.canvas import MIXED, RANK_COLOURS
-from kandinsky_mini.lab.drawings.shards import on_ranks, shard_map
+from kandinsky_mini.lab.drawings.shards import on_ranks
 from kandinsky_mini.parallel.ledger import Ledger
 
 
@@ -326,15 +326,6 @@ def test_numbers_keep_the_colour_of_the_rank_they_came_from():
     assert colours(first) == list(RANK_COLOURS[:2])
     assert colours(second) == [*RANK_COLOURS[:2], MIXED]
     assert [text.get_text() for text in second.texts] == ["1", "2", "3"]
-
-
-@pytest.mark.parametrize(("placement", "cells"), [(Shard(0), 16), (Shard(1), 16), (Replicate(), 32)])
-def test_a_shard_map_shows_what_each_rank_holds(placement, cells):
-    def place(mesh):
-        return distribute_tensor(torch.arange(32).view(4, 8), mesh, [placement])
-
-    figure = shard_map(lab.ranks(2).run(place), (4, 8))
-    assert [int(axis.images[0].get_array().sum()) for axis in figure.axes] == [cells, cells]
 
 
 @pytest.mark.parametrize(

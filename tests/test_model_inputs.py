@@ -19,15 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = "a cat in a red hat"
 
 
-@pytest.fixture
-def forwards(tiny_pipe):
-    """Collect the arguments of every forward: x, text, pooled text, time, positions, positions of text, scales."""
-    seen = []
-    hook = tiny_pipe.dit.register_forward_pre_hook(lambda module, args: seen.append(args))
-    yield seen
-    hook.remove()
-
-
 def times(forwards: list[tuple]) -> list[float]:
     return [args[3].item() for args in forwards]
 

@@ -167,13 +167,17 @@ def test_a_stage_names_the_stage_that_must_come_first(trained, tmp_path, stage, 
     assert not out.exists()
 
 
+def without(run: Path, name: str, folder: Path) -> tuple[Path, bytes]:
+    """Link all files of a run but one into a folder. Return the path of that one there, and what it should hold."""
+    for path in run.iterdir():
+        if path.name != name:
+            (folder / path.name).symlink_to(path)
+    return folder / name, (run / name).read_bytes()
+
+
 @pytest.mark.parametrize("content", [b"", b"half", "half", "empty", "other", "object"])
 def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
-    for path in (trained["folder"] / "run").iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    path = tmp_path / "dit.pt"
-    good = path.read_bytes()
-    path.unlink()
+    path, good = without(trained["folder"] / "run", "dit.pt", tmp_path)
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content == "half":
@@ -189,11 +193,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
 
 @pytest.mark.parametrize("content", ["half", "empty"])
 def test_damaged_latents_are_named(trained, tmp_path, content):
-    for path in (trained["folder"] / "run").iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    path = tmp_path / "latents-0-of-1.pt"
-    good = path.read_bytes()
-    path.unlink()
+    path, good = without(trained["folder"] / "run", "latents-0-of-1.pt", tmp_path)
     torch.save({}, path) if content == "empty" else path.write_bytes(good[: len(good) // 2])
     with pytest.raises(CheckpointError, match="latents-0-of-1.pt"):
         trained["run"]("dit", "--folder", str(tmp_path))

@@ -1,7 +1,7 @@
 """From the launcher's environment to a group of ranks.
 
 torchrun and torch.distributed.launch start one process for each rank. Environment variables tell each process which
-rank it is. This module alone reads them.
+rank it is. This module alone reads them, apart from FIRST in command.py, which must not import torch.
 """
 
 import os

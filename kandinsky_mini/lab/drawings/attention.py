@@ -17,12 +17,12 @@ from ...parallel.simulation import SimulatedRanks, per_rank
 from ...parallel.tensors import slices_of_ranks
 from ..parity import shard
 from .canvas import MIXED, box, canvas, rank_colour
+from .fused import WRONG
 from .shards import draw_part
 from .trace import Step, trace
 
 Grid = tuple[int, int, int]  # how many tokens a video has along time, height and width
 TOKEN = "#c00000"  # the edge of the token that looks
-CUT = "#c00000"  # the edge of a head that does not belong to a single rank
 
 
 def one_map(weights: torch.Tensor, video: torch.Tensor, token: int, grid: Grid) -> Figure:
@@ -124,7 +124,7 @@ def cut_heads(layer: nn.Linear, head_dim: int, ranks: Sequence[int]) -> Figure:
         for head in range(heads):
             first, end = head * head_dim, (head + 1) * head_dim
             cut = any(first < own.start < end for own in columns)
-            edge = {"edgecolor": CUT, "linewidth": 2.5, "zorder": 4.5} if cut else {"edgecolor": "black", "zorder": 4}
+            edge = {"edgecolor": WRONG, "linewidth": 2.5, "zorder": 4.5} if cut else {"edgecolor": "black", "zorder": 4}
             axis.add_patch(Rectangle((0.9 + each * first, bottom), 0.4, 0.4, fill=False, **edge))
             axis.text(0.9 + each * (first + end) / 2, bottom + 0.2, str(head), ha="center", va="center", fontsize=10)
     return figure

@@ -1,4 +1,4 @@
-"""Draw what each rank holds of a linear layer, of all weights of a module, of a vector, or of the attention heads.
+"""Draw what each rank holds of a linear layer, of all weights of a module, or of a vector.
 
 Each rank has a colour. Grey marks data that all ranks have. The placements come from PyTorch itself. A sharded module
 exists only inside the function that runs on the ranks, so call placement_maps there.
@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, pa
 
 from ...parallel.simulation import SimulatedRanks
 from ...parallel.tensors import placement_of, slices_of_ranks
-from .canvas import MIXED, box, canvas, rank_colour, rule, wrap_title
+from .canvas import MIXED, box, canvas, rank_colour, wrap_title
 
 ALL = -1  # stands in place of a rank's number if all ranks have the data
 CELL, BETWEEN = 0.27, 0.45  # in linear_split: the side of a number's cell, and the space between matrices, in inches
@@ -155,54 +155,4 @@ def on_ranks(stages: dict[str, Sequence[torch.Tensor]]) -> Figure:
         axis.spines[:].set_visible(False)
     figure.tight_layout(pad=0.4, w_pad=2)
     plt.close(figure)
-    return figure
-
-
-def shard_map(parts: Sequence[torch.Tensor], shape: tuple[int, int], title: str = "") -> Figure:
-    """Draw which part of a matrix each rank holds.
-
-    The parts must be those of `torch.arange(rows * columns).view(rows, columns)`, so that each value tells its place.
-    """
-    rows, columns = shape
-    figure, axes = plt.subplots(1, len(parts), figsize=(2.3 * len(parts), 2.3 * rows / columns + 0.6), squeeze=False)
-    for rank, (axis, part) in enumerate(zip(axes[0], parts, strict=True)):
-        held = torch.zeros(rows * columns)
-        held[part.flatten().long()] = 1.0
-        axis.imshow(held.view(rows, columns).numpy(), cmap=ListedColormap(["white", rank_colour(rank)]))
-        rule(axis, rows, columns, "#cccccc")
-        axis.set_title(f"rank {rank}: {tuple(part.shape)}", fontsize=11)
-    figure.suptitle(title, fontsize=13)
-    figure.tight_layout(pad=0.6, h_pad=1.5)
-    plt.close(figure)
-    return figure
-
-
-def heads(count: int, ranks: int) -> Figure:
-    """Draw which attention heads each rank computes, with a row for each rank.
-
-    If the number of heads is divisible by the number of ranks, all ranks have equally many heads. If it is not, the
-    first ranks have one head more, and dashed cells show where the other ranks wait for them.
-    """
-    each, more = divmod(count, ranks)
-    shares = [each + (rank < more) for rank in range(ranks)]
-    *most, last = [str(n) for n in range(1, count + 1) if count % n == 0]
-    fits = f"{count} is divisible by {', '.join(most)} and {last}" if most else f"{count} is divisible by {last}"
-    title = f"{count} heads on {ranks} ranks: {each} each" if ranks > 1 else f"{count} heads on 1 rank"
-    if more:
-        title = f"{count} heads are not divisible by {ranks}. Uneven, on {ranks} ranks: {', '.join(map(str, shares))}"
-        fits += f". If heads take equally long, {count / (ranks * shares[0]):.1%} of the ranks' time is used"
-    figure, axis = canvas(max(0.42 * shares[0] + 1.1, 8.0), 0.42 * ranks + 0.8)
-    axis.text(0.2, 0.42 * ranks + 0.58, title, va="center", fontsize=13)
-    axis.text(0.2, 0.42 * ranks + 0.28, fits, va="center", fontsize=11)
-    first = 0
-    for rank, share in enumerate(shares):
-        y = 0.42 * (ranks - rank) - 0.15
-        axis.text(0.2, y, f"rank {rank}", va="center", fontsize=11)
-        for place in range(shares[0]):
-            x = 1.1 + 0.42 * place
-            if place < share:
-                box(axis, x, y, 0.38, 0.38, str(first + place), rank_colour(rank))
-            else:
-                box(axis, x, y, 0.38, 0.38, "", "white").set(linestyle="--", edgecolor="#888888")
-        first += share
     return figure

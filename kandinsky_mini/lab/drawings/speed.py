@@ -6,7 +6,7 @@ grey, because colours are ranks.
 
 import itertools
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -81,15 +81,12 @@ def amdahl(
     return _finished(figure, *axes)
 
 
-def whole_run(
-    split: Mapping[int, float], alone: Mapping[str, float], name: str = "CrossDiT", predicted: Collection[int] = ()
-) -> Figure:
+def whole_run(split: Mapping[int, float], alone: Mapping[str, float], name: str = "CrossDiT") -> Figure:
     """Draw a run as lanes in time, for each number of ranks: the split part on every rank, the rest on rank 0 alone.
 
     Args:
         split: for each number of ranks the seconds of the split part.
         alone: the seconds of the other parts. The first one comes before the split part, the others after it.
-        predicted: the numbers of ranks that were not measured. Their boxes have dashed edges.
     """
     whole = {ranks: seconds + sum(alone.values()) for ranks, seconds in split.items()}
     scale, left, top = 7.6 / max(whole.values()), 1.9, 0.42 * sum(split) + 0.35 * len(split) + 0.6
@@ -104,15 +101,12 @@ def whole_run(
             for part in (first, name, *after):
                 took = seconds if part == name else alone[part]
                 if part == name or rank == 0:
-                    style = {"gid": part, "linestyle": "--" if ranks in predicted else "-"}
-                    style |= {"linewidth": 1.6} if ranks in predicted else {}
-                    style |= {} if part == name else {"hatch": HATCH}
+                    style = {"gid": part} | ({} if part == name else {"hatch": HATCH})
                     label, colour = (f"{part} {took:.1f} s", rank_colour(rank)) if part == name else ("", "white")
                     box(axis, left + scale * (end + took / 2), y, scale * took, 0.36, label, colour).set(**style)
                 end += took
             if rank == 0:
-                text = f"{whole[ranks]:.1f} s" + ", predicted" * (ranks in predicted)
-                axis.text(left + scale * end + 0.08, y, text, va="center", fontsize=11)
+                axis.text(left + scale * end + 0.08, y, f"{whole[ranks]:.1f} s", va="center", fontsize=11)
             y -= 0.42
         y -= 0.35
     rest = f"{first} {alone[first]:.1f} s before the {name}, then "
