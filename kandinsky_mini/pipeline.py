@@ -117,7 +117,7 @@ class Kandinsky5T2VPipeline:
             # torch.seed() would reseed the caller as well.
             return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed
 
-        embeds, null_embeds, seed = from_rank_0(prepare)
+        embeds, null_embeds, seed = from_rank_0(prepare, long_work="encoding the text")
         device = self.device_map["dit"]
         latent = generate(
             self.dit,

@@ -90,14 +90,24 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(launcher, monkeypatch, gpus,
         groups.local_device("cuda")
 
 
-def test_ranks_that_do_not_finish_loading_are_named_with_the_variable(launcher, monkeypatch):
+@pytest.fixture
+def rank_1_of_3(launcher, monkeypatch):
+    """Be rank 1 of 3, which waits for the others 0.2 s and in vain."""
     launcher(WORLD_SIZE="3", RANK="1", KANDINSKY_TIMEOUT_SECONDS="1")
     store = dist.HashStore()
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr(groups, "LOADING", 0.2)
+
+
+def test_ranks_that_do_not_finish_loading_are_named_with_the_variable(rank_1_of_3):
     with pytest.raises(RuntimeError, match=r"ranks \[0, 2\] did not finish loading .* set KANDINSKY_TIMEOUT_SECONDS"):
         groups.wait_until_loaded()
+
+
+def test_a_slow_text_encoder_is_waited_for_as_loading_is(tiny_pipe, rank_1_of_3):
+    with pytest.raises(RuntimeError, match=r"ranks \[0, 2\] did not finish encoding the text within 0.2 s: if they"):
+        tiny_pipe("a cat in a red hat")
 
 
 def test_a_pipeline_is_ready_when_all_ranks_have_loaded(tiny_config, monkeypatch):

@@ -75,17 +75,17 @@ def test_random_numbers_differ_between_ranks_unless_they_are_seeded(two_ranks):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_slow_loading_rank_is_waited_for_longer_than_a_collective_waits(processes):
+def test_slow_work_of_rank_0_is_waited_for_longer_than_a_collective_waits(processes):
     def load(mesh):
-        from kandinsky_mini.parallel.groups import wait_until_loaded
+        from kandinsky_mini.parallel.groups import from_rank_0, wait_until_loaded
 
-        for seconds in (10, 0):  # the ranks wait 8 s for one another
-            time.sleep(seconds * (dist.get_rank() == 0))
-            wait_until_loaded()
+        # The ranks wait 8 s for one another.
+        encoded = from_rank_0(lambda: [time.sleep(10), "encoded"][1], long_work="encoding")
+        wait_until_loaded()
         dist.all_reduce(torch.ones(1))
-        return "loaded"
+        return encoded
 
-    assert processes.run(load) == ["loaded", "loaded"]
+    assert processes.run(load) == ["encoded", "encoded"]
 
 
 SHARED = torch.ones(2)

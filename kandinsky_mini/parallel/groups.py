@@ -16,7 +16,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 SECONDS = "KANDINSKY_TIMEOUT_SECONDS"
-LOADING = 15  # loading may take this many times as long, because rank 0 alone loads the text encoders and the VAE
+LOADING = 15  # rank 0 alone loads the text encoders and the VAE, and encodes, which may take this many times as long
 
 
 class LauncherError(ValueError):
@@ -129,14 +129,14 @@ def join_group(device_type: str) -> None:
     gloo.join(timeout(), on_one_machine=os.environ.get("LOCAL_WORLD_SIZE") == str(world_size()))
 
 
-def wait_until_loaded() -> None:
+def wait_until_loaded(work: str = "loading") -> None:
     """Wait until every rank has called this. It is for work that takes some ranks much longer than others.
 
     A collective would give up too early, so the ranks meet in the launcher's store. They may wait 15 times as long
     there, by default half an hour. Without a launcher nothing happens.
 
     Raises:
-        RuntimeError: some ranks did not come. The message names them.
+        RuntimeError: some ranks did not come. The message names them and the work.
     """
     if not dist.is_initialized():
         return
@@ -147,7 +147,7 @@ def wait_until_loaded() -> None:
     while missing := [each for each in missing if not store.check([f"{meeting}/{each}"])]:
         if time.monotonic() > end:
             raise RuntimeError(
-                f"ranks {missing} did not finish loading within {seconds:g} s: "
+                f"ranks {missing} did not finish {work} within {seconds:g} s: "
                 f"if they need longer, set {SECONDS}, of which this is {LOADING} times as much"
             )
         time.sleep(0.05)  # in Python, so that Ctrl-C works
@@ -186,11 +186,16 @@ def leave_group() -> None:
         gloo.end_process()
 
 
-def from_rank_0(make: Callable[[], T]) -> T:
-    """Call make() on rank 0 only, and return its result on every rank."""
+def from_rank_0(make: Callable[[], T], long_work: str | None = None) -> T:
+    """Call make() on rank 0 only, and return its result on every rank.
+
+    long_work says what make() does if that may take long. The others then wait as in wait_until_loaded.
+    """
     if world_size() == 1:
         return make()
     box = [make() if rank() == 0 else None]
+    if long_work:
+        wait_until_loaded(long_work)
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
