@@ -61,6 +61,14 @@ def reachable(roots: list[str], packages: dict[str, dict], platform: str) -> set
     return {name for name, _ in seen}
 
 
+def write(text: str) -> None:
+    """Write requirements.lock, completely or not at all. The package, which can do that, may not be installed yet."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+        aside = Path(folder, "requirements.lock")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(ROOT / "requirements.lock")
+
+
 def main(constraints: list[str]) -> None:
     roots, asked = declared(), [*declared(), *constraints]
     packages = resolve(asked)
@@ -75,7 +83,7 @@ def main(constraints: list[str]) -> None:
         on = [platform for platform in PLATFORMS if name in needed[platform]]
         marker = {3: "", 2: "; sys_platform != 'win32'", 1: f"; sys_platform == '{on[0]}'"}[len(on)]
         lines.append(f"{name}=={packages[name]['version'].split('+')[0]}{marker}\n")
-    (ROOT / "requirements.lock").write_text("".join(lines), encoding="utf-8")
+    write("".join(lines))
     print(f"requirements.lock: {len(lines)} packages")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -37,6 +38,24 @@ def test_lock_has_only_plain_pins():
     lines = read("requirements.lock").splitlines()
     assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
     assert len({line.split("==")[0] for line in lines}) == len(lines), "a package is pinned twice"
+
+
+def test_a_lock_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def fill_the_disk(path: Path, text: str, **_):
+        path.write_bytes(b"")
+        raise OSError(28, "No space left on device")
+
+    lock = runpy.run_path(str(ROOT / ".ci" / "lock.py"))
+    old = tmp_path / "requirements.lock"
+    old.write_bytes(b"torch==2.13.0")
+    replaced = {"ROOT": tmp_path, "declared": list, "resolve": lambda _: {}}
+    monkeypatch.setattr(Path, "write_text", fill_the_disk)
+    for name, value in replaced.items():
+        monkeypatch.setitem(lock["main"].__globals__, name, value)
+    with pytest.raises(OSError, match="No space left"):
+        lock["main"]([])
+    assert old.read_bytes() == b"torch==2.13.0"
+    assert list(tmp_path.iterdir()) == [old]
 
 
 @pytest.mark.parametrize("requirement", [*BUILD, *NEEDED, *TEST], ids=str)
