@@ -10,7 +10,7 @@ from helpers import MODULE_BAR, SMALL, random_model, relative_difference
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models import nn as model_parts
 from kandinsky_mini.models.checkpoint import from_released, to_released
-from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
+from kandinsky_mini.models.dit import DiffusionTransformer3D, check_compiler, compile_blocks
 from kandinsky_mini.sampling import rope_positions
 
 SIZES = dataclasses.replace(SMALL, model_dim=64, ff_dim=128, num_text_blocks=2, num_visual_blocks=3)
@@ -162,3 +162,17 @@ def test_compiling_without_a_compiler_is_refused_in_a_line(monkeypatch):
         ValueError, match="^compiling needs a C.. compiler, and 'no_such_compiler' was not found: install"
     ):
         compile_blocks(random_model())
+
+
+def test_compiling_for_a_gpu_needs_a_compiler_as_well(monkeypatch, tmp_path):
+    gpu = torch.device("cuda")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    missing = r"^compiling needs a C compiler, and 'gcc' or 'clang' was not found: install one \(apt install gcc\), name"
+    with pytest.raises(ValueError, match=missing):
+        check_compiler(gpu)
+    (tmp_path / "clang").touch(mode=0o755)
+    check_compiler(gpu)
+    monkeypatch.setenv("CC", "no_such_compiler")
+    with pytest.raises(ValueError, match="and 'no_such_compiler' was not found: .* name yours in CC"):
+        check_compiler(gpu)

@@ -192,7 +192,7 @@ def compile_blocks(dit: DiffusionTransformer3D) -> None:
     The next forward takes longer than usual, from a few seconds to a minute.
 
     Raises:
-        ValueError: there is no C++ compiler, which PyTorch needs for that on a CPU.
+        ValueError: there is no compiler. PyTorch needs one for C++ on a CPU, and one for C on a GPU.
     """
     check_compiler(dit.visual_embeddings.in_layer.weight.device)
     for block in dit.visual_transformer_blocks:
@@ -200,8 +200,16 @@ def compile_blocks(dit: DiffusionTransformer3D) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise a ValueError if torch.compile would not find a C++ compiler for this device."""
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor does
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        cure = "install one (apt install g++), name yours in CXX, or do not compile"
-        raise ValueError(f"compiling needs a C++ compiler, and {compiler!r} was not found: {cure}")
+    """Raise a ValueError if torch.compile would not find the compiler that it needs for this device."""
+    if device.type == "cpu":  # as torch._inductor looks for it
+        language, package, variable, names = "C++", "g++", "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
+    elif device.type == "cuda":  # as Triton does
+        language, package, variable, names = "C", "gcc", "CC", ["gcc", "clang"]
+    else:
+        return
+    if own := os.environ.get(variable):
+        names = [own]
+    if not any(map(shutil.which, names)):
+        missing = f"{' or '.join(map(repr, names))} was not found"
+        cure = f"install one (apt install {package}), name yours in {variable}, or do not compile"
+        raise ValueError(f"compiling needs a {language} compiler, and {missing}: {cure}")
