@@ -168,7 +168,7 @@ def test_compiling_for_a_gpu_needs_a_compiler_as_well(monkeypatch, tmp_path):
     gpu = torch.device("cuda")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    missing = r"^compiling needs a C compiler, and 'gcc' or 'clang' was not found: install one \(apt install gcc\), name"
+    missing = r"^compiling needs a C compiler, and 'gcc' or 'clang' was not found: install one \(apt install gcc\)"
     with pytest.raises(ValueError, match=missing):
         check_compiler(gpu)
     (tmp_path / "clang").touch(mode=0o755)
