@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard
 
 from kandinsky_mini import lab
 from kandinsky_mini.parallel.simulation import own_tensor, per_rank, simulated_ranks
@@ -30,6 +31,17 @@ def test_a_run_that_fails_leaves_nothing_behind():
         lab.ranks(2).run(lambda mesh: 1 / 0)
     assert not dist.is_initialized()
     assert [int(output) for output in lab.ranks(3).run(lambda mesh: own_tensor(torch.tensor))] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("compute", [lambda x: x.full_tensor(), lambda x: x * 2], ids=["full_tensor", "product"])
+def test_parts_of_different_sizes_are_said_in_words(compute):
+    def run(mesh):
+        part = own_tensor(lambda rank: torch.arange(5.0).chunk(2)[rank].clone())
+        return compute(DTensor.from_local(part, mesh, [Shard(0)]))
+
+    with pytest.raises((TypeError, RuntimeError)) as caught:
+        lab.ranks(2).run(run)
+    assert caught.value.__notes__ == ["The ranks have parts of different sizes: a width does not divide by 2."]
 
 
 def test_each_rank_s_own_data_comes_back_in_order():

@@ -159,7 +159,12 @@ class SimulatedRanks:
         value is the same for all ranks. A note is printed if the function asks for its rank, because the answer is the
         same for all ranks, too.
         """
-        outputs, asked = run_simulated(self.count, function, inputs)
+        try:
+            outputs, asked = run_simulated(self.count, function, inputs)
+        except (TypeError, RuntimeError) as error:
+            if "non-nested SymInt" in str(error):  # PyTorch's word for a size that differs between ranks
+                error.add_note(f"The ranks have parts of different sizes: a width does not divide by {self.count}.")
+            raise
         for call in sorted(asked):
             print(f"note: {call} does not tell simulated ranks apart, but lab.own_tensor(lambda rank: ...) does")
         return outputs
