@@ -1,8 +1,11 @@
 """Run a script as a person expects: what they can cure ends it with one line, and not with a place in the code."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
+
+from .files import signals_like_ctrl_c
 
 # Only the first of several ranks speaks. parallel/groups.py says more, but imports torch, which takes seconds.
 FIRST = os.environ.get("RANK", "0") == "0"
@@ -32,6 +35,22 @@ def run(main: Callable[[], object]) -> None:
         for note in getattr(error, "__notes__", []):
             print(note, file=sys.stderr)
         sys.exit(130)
+
+
+def run_program(command: list[str], **options: object) -> None:
+    """Run another program, with options of subprocess.Popen, until it ends. A signal that ends us ends it first.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    with signals_like_ctrl_c(), subprocess.Popen(command, **options) as process:
+        try:
+            out, err = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()  # a launcher passes this on to its ranks, while a kill would leave them behind
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
 
 
 def _message(reason: str, error: BaseException) -> str:

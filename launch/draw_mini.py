@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -27,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.command import run
+from kandinsky_mini.command import run, run_program
 from kandinsky_mini.config import FPS, ROOT
 from kandinsky_mini.files import check_writable, written_aside
 from kandinsky_mini.sampling import draw_noise, time_steps
@@ -90,7 +89,7 @@ def ranks(path: Path) -> None:
             file = Path(folder, "video.mp4")
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
             script = [str(ROOT / "launch" / "generate.py"), "--device", "cpu", "--seed", "1", "--path", str(file)]
-            subprocess.run([sys.executable, *launcher, *script], check=True)
+            run_program([sys.executable, *launcher, *script])
             tiles.append(captioned(iio.imread(file), f"{count} rank{'s' * (count > 1)}"))
     save_gif(tiles, len(tiles), path)
 

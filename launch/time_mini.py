@@ -22,7 +22,7 @@ import torch
 
 from kandinsky_mini.bench import options
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity, processor
-from kandinsky_mini.command import run
+from kandinsky_mini.command import run, run_program
 from kandinsky_mini.files import write_json
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +32,8 @@ def generate_seconds(threads: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(HERE / "generate.py"), "--device", "cpu", "--path", f"{folder}/video.mp4"]
         started = time.perf_counter()
-        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        run_program(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, **quiet)
         return time.perf_counter() - started
 
 

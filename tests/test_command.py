@@ -1,0 +1,41 @@
+"""A signal that ends a script ends the program that it started, and the ranks of that program."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from helpers import ROOT
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import time_mini as script; script.HERE = folder / 'launch'; script.generate_seconds(1)",
+        "import draw_mini as script; script.ROOT = folder; script.ranks(folder / 'ranks.gif')",
+    ],
+    ids=["time_mini", "draw_mini"],
+)
+def test_a_signal_ends_the_program_that_a_script_started(tmp_path, start):
+    (tmp_path / "launch").mkdir()
+    long_run = "import os, pathlib, time; pathlib.Path('pid').write_text(f'{os.getpid()}\\n'); time.sleep(300)"
+    (tmp_path / "launch" / "generate.py").write_text(long_run)
+    program = f"import pathlib, sys; sys.path.append({str(ROOT / 'launch')!r}); folder = pathlib.Path.cwd(); {start}"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
+    number, end, run = tmp_path / "pid", time.monotonic() + 60, None
+    try:
+        while not (number.exists() and number.read_text().endswith("\n")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        run = psutil.Process(int(number.read_text()))
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+        _, left = psutil.wait_procs([run], timeout=10)
+        assert left == []
+    finally:
+        process.kill()
+        process.wait()
+        if run and run.is_running():
+            run.kill()
