@@ -1,5 +1,6 @@
 """A path never holds half a file or half a folder, whatever ends the process that writes it."""
 
+import functools
 import json
 import os
 import resource
@@ -60,7 +61,9 @@ def start():
     def run(program: str, argument: Path) -> subprocess.Popen:
         command = [sys.executable, "-c", program, str(argument)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes))
+        # Under nohup, programs would begin with SIGHUP ignored.
+        heed = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        running.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heed, **pipes))
         assert running[-1].stdout.readline() == "half\n", running[-1].stderr.read()
         return running[-1]
 
