@@ -1,6 +1,5 @@
 """A path never holds half a file or half a folder, whatever ends the process that writes it."""
 
-import functools
 import json
 import os
 import resource
@@ -53,6 +52,12 @@ with held(pathlib.Path(sys.argv[1])):
 """
 
 
+def heed_signals() -> None:
+    """Undo that nohup, or a shell that runs the tests in its background, lets all programs ignore these."""
+    for each in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start():
     """A function that starts a program with an argument, and returns when it says "half". It is killed at the end."""
@@ -61,9 +66,7 @@ def start():
     def run(program: str, argument: Path) -> subprocess.Popen:
         command = [sys.executable, "-c", program, str(argument)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # Under nohup, programs would begin with SIGHUP ignored.
-        heed = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-        running.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heed, **pipes))
+        running.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heed_signals, **pipes))
         assert running[-1].stdout.readline() == "half\n", running[-1].stderr.read()
         return running[-1]
 
