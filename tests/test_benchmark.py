@@ -208,6 +208,14 @@ def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
     assert record.device_map == {"dit": "cpu", "vae": "cpu", "text_embedder": "cpu"}
 
 
+def test_a_whole_run_is_computed_for_the_steps_of_the_configuration(tiny_config, tmp_path, monkeypatch, capsys):
+    """A few steps are measured, and the first one, which compiles, does not count."""
+    monkeypatch.setattr(whole_run, "time_parts", lambda pipe, steps: ([90.0, 10.0], {"text": 2.0, "vae": 3.0}))
+    monkeypatch.setattr(whole_run, "time_of_saving", lambda *size: 4.0)
+    whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+    assert "a step 10.000 s; computed for 3 steps: 39.0 s in all" in capsys.readouterr().out
+
+
 def test_a_device_map_must_name_every_part(tiny_config):
     with pytest.raises(
         SystemExit, match="error: --device-map is dit=cpu vae=cpu x=cpu; it needs dit, vae, text_embedder, each once"
@@ -233,3 +241,12 @@ def test_random_modulation_is_not_zero(tiny_config):
     dit = random_dit(load_config(tiny_config).dit)
     assert all(p.std() > 0.01 for name, p in dit.named_parameters() if "modulation" in name)
     assert all((p == 1).all() for name, p in dit.named_parameters() if name.endswith("norm.weight"))
+
+
+def test_the_other_engine_keeps_in_float32_what_its_library_does(tiny_config):
+    """Else one engine would be measured at another precision than the one it is used at."""
+    dit = DiffusersDiT(load_config(tiny_config).dit)
+    dit.cast(torch.bfloat16)
+    assert dit.dtype == torch.bfloat16
+    kept = {name.split(".")[-3] for name, p in dit.named_parameters() if p.dtype == torch.float32}
+    assert kept == {"time_embeddings", "visual_modulation", "text_modulation", "modulation"}

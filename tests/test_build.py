@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from kandinsky_mini import build
 from kandinsky_mini.build import build_dit, load_weights
 from kandinsky_mini.models.checkpoint import load_checkpoint, save_checkpoint, to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D, float32_parameters, set_dtype
 from kandinsky_mini.models.parallelize import parallelize_dit
+from kandinsky_mini.pipeline import COMPONENTS
 
 CPU = torch.device("cpu")
 
@@ -95,3 +97,13 @@ def test_a_rank_reads_its_own_part_and_turns_it_into_the_model_s_dtype(rank_2_of
         assert torch.equal(sharded[name].to_local(), weights[name].chunk(4)[2].float()), name
     name = "visual_transformer_blocks.1.out_layer_self.weight"
     assert torch.equal(sharded[name].to_local(), weights[name].chunk(4, dim=1)[2].float())
+
+
+@pytest.mark.parametrize("elsewhere", COMPONENTS)
+def test_each_model_is_on_its_own_device(tiny_config, monkeypatch, elsewhere):
+    """As in the talk, whose three models are on three GPUs. Here the second device is the one without memory."""
+    devices = dict.fromkeys(COMPONENTS, CPU) | {elsewhere: torch.device("meta")}
+    monkeypatch.setattr(build, "resolve_devices", lambda _: devices)
+    pipe = build.build_pipeline("cpu", tiny_config)
+    for name in COMPONENTS:
+        assert {parameter.device.type for parameter in getattr(pipe, name).parameters()} == {devices[name].type}, name

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import yaml
 
-from kandinsky_mini.config import CONFIGS, ConfigError, load_config
+from kandinsky_mini.config import CONFIGS, ConfigError, check_sampling, load_config
 
 MISSING = object()
 
@@ -132,3 +132,11 @@ def test_missing_file(tmp_path):
         with pytest.raises(ConfigError) as error:
             load_config(path)
         assert str(error.value).startswith(f"cannot read the configuration {path}: ")
+
+
+def test_each_side_holds_whole_patches_of_its_own():
+    """No published model has patches that are not square, but the configuration allows them."""
+    sampling = dataclasses.replace(load_config().sampling, width=96, height=48)
+    assert check_sampling(sampling, (1, 2, 4)) == sampling
+    with pytest.raises(ValueError, match="height must be a multiple of 32 pixels"):
+        check_sampling(sampling, (1, 4, 2))

@@ -75,6 +75,7 @@ def test_ranks_are_drawn_to_hold_what_pytorch_gives_them(shape, placement):
     slices = lab.ranks(RANKS).run(lambda mesh: slices_of_ranks(place(mesh)))[0]
     for part, here in zip(lab.ranks(RANKS).run(place), slices, strict=True):
         assert torch.equal(part, whole[here])
+        assert [each.stop - each.start for each in here] == list(part.shape)  # indexing alone forgives a late end
 
 
 # Each map shows 8 x 8 numbers. Its parts have these sides, in inches, and these colours. The last rank's part is drawn

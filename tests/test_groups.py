@@ -1,5 +1,7 @@
 """What a launcher's variables say is read in one place. What cannot be is refused in one line, which names a cure."""
 
+import socket
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -74,6 +76,16 @@ def test_a_network_interface_that_does_not_exist_is_refused(launcher, monkeypatc
         groups.join_group("cpu")
 
 
+def test_several_network_interfaces_may_be_named(launcher, monkeypatch):
+    launcher(**MEETING)
+    joined = []
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1,eth0")
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth1")])
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: joined.append(options))
+    groups.join_group("cpu")
+    assert [options["timeout"].total_seconds() for options in joined] == [120]
+
+
 @pytest.mark.parametrize(
     ("gpus", "variables", "message"),
     [
@@ -88,6 +100,16 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(launcher, monkeypatch, gpus,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(groups.LauncherError, match=message):
         groups.local_device("cuda")
+
+
+def test_each_rank_takes_a_gpu_of_its_own_and_makes_it_the_current_one(launcher, monkeypatch):
+    """NCCL and Triton use the current GPU. By default that is GPU 0, on every rank."""
+    launcher(**TWO, LOCAL_RANK="1")
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert groups.local_device("cuda") == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
 
 
 @pytest.fixture

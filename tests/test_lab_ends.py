@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -68,11 +69,11 @@ def cmdline(process: psutil.Process) -> list[str]:
 
 @pytest.fixture
 def sleeper():
-    """Start processes that sleep, with the given environment, and kill them at the end."""
+    """Start processes that sleep, or run a program, with the given environment. Kill them at the end."""
     started = []
 
-    def start(**environment: str) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=environment))
+    def start(program: str = "import time; time.sleep(600)", **environment: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", program], env=environment))
         return started[-1]
 
     yield start
@@ -91,3 +92,16 @@ def test_only_processes_of_the_ranks_are_ended_even_if_a_stranger_has_the_number
     assert rank.wait(10) == -signal.SIGKILL
     assert stranger.poll() is None
     assert not folder.exists()
+
+
+def test_what_a_rank_has_started_ends_with_it(sleeper, tmp_path):
+    """Also processes that lack the rank's environment, and those that such processes have started."""
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    shell = "import subprocess; subprocess.run(['sh', '-c', 'sleep 600 & wait'], env={'PATH': '/usr/bin:/bin'})"
+    rank = psutil.Process(sleeper(shell, **{watchdog.MARK: str(folder)}).pid)
+    while len(started := rank.children(recursive=True)) < 2:
+        time.sleep(0.02)
+    watchdog.end_all(str(folder))
+    _, left = psutil.wait_procs(started, timeout=10)
+    assert left == []

@@ -326,6 +326,8 @@ def test_numbers_keep_the_colour_of_the_rank_they_came_from():
     assert colours(first) == list(RANK_COLOURS[:2])
     assert colours(second) == [*RANK_COLOURS[:2], MIXED]
     assert [text.get_text() for text in second.texts] == ["1", "2", "3"]
+    (both,) = on_ranks({"before": [torch.tensor([7.0]), torch.tensor([7.0])]}).axes
+    assert colours(both) == [MIXED, MIXED]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ def test_latents_are_scaled_when_encoded_and_scaled_back_when_decoded(videos):
     assert (decode(vae, 0.476986 * plain).int() - video.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("tiling", [True, False])
+def test_the_configuration_decides_whether_the_vae_works_in_pieces(tiling):
+    """By itself, diffusers encodes and decodes in pieces. Training encodes and the pipeline decodes."""
+    vae = load_vae(find_weights(load_config())["vae"], tiling, torch.float32)
+    assert (vae.use_framewise_encoding, vae.use_framewise_decoding) == (tiling, tiling)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_parts_are_loaded_in_the_dtype_that_a_device_computes_in(dtype):
     """On a GPU that is bfloat16. A part in float32 would take twice the memory and time there."""

@@ -5,6 +5,7 @@ import re
 import statistics
 from pathlib import Path
 
+import draw_mini
 import plot
 import pytest
 from helpers import NOTEBOOKS, ROOT
@@ -151,3 +152,12 @@ def test_each_part_of_the_talk_is_in_lessons_that_exist():
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ") and "---" not in line]
     numbers = {path.stem[:2] for path in NOTEBOOKS}
     assert len(rows) == 8 and all(set(re.findall(r"\d+", lessons)) <= numbers for _, lessons in rows)
+
+
+def test_the_curve_of_the_vae_ends_at_the_quality_that_was_measured(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(draw_mini, "with_mean", lambda axis, x, y: drawn.append(y))
+    draw_mini.curves(tmp_path / "training.png")
+    log = (ROOT / "assets" / "weights" / "mini" / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    measured = [record["psnr_held_out"] for record in map(json.loads, log) if "psnr_held_out" in record]
+    assert statistics.mean(drawn[0][-20:]) == pytest.approx(measured[-1], abs=2)

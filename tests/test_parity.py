@@ -26,6 +26,7 @@ class Spoilt(nn.Module):
     [
         (1e-6, "yes"),
         (1e-3, "NO, rank 1 differs by 0.001 x the largest value"),
+        (-1e-3, "NO, rank 1 differs by 0.001 x the largest value"),
         (float("nan"), "NO, rank 1 differs by nan x the largest value"),
         (float("inf"), "NO, rank 1 differs by inf x the largest value"),
     ],

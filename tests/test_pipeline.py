@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini import get_T2V_pipeline, pipeline
 from kandinsky_mini.config import FPS
 from kandinsky_mini.sampling import draw_noise, time_steps
+from kandinsky_mini.saving import latent_kept, latent_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +64,12 @@ def test_a_suffix_in_capital_letters(tiny_pipe, tmp_path):
     tiny_pipe(PROMPT, time_length=0, save_path=tmp_path / "CAT.PNG", progress=False)
     assert iio.imread(tmp_path / "CAT.MP4").shape == (25, 16, 32, 3)
     assert iio.imread(tmp_path / "CAT.PNG").shape == (16, 32, 3)
+
+
+def test_a_latent_that_a_quicker_run_to_the_same_path_has_removed_is_no_error(tmp_path):
+    with latent_kept(torch.zeros(1, 2, 2, 16), tmp_path / "cat.png"):
+        latent_path(tmp_path / "cat.png").unlink()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_good_run_replaces_the_file_that_was_there(tiny_pipe, tmp_path):
@@ -162,6 +169,12 @@ def test_progress_bar(tiny_pipe, capsys, progress):
     captured = capsys.readouterr()
     assert ("3/3" in captured.err) == progress
     assert captured.out == ""
+
+
+def test_only_rank_0_shows_the_progress_and_has_the_video(tiny_pipe, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "rank", lambda: 1)
+    assert tiny_pipe(PROMPT, time_length=0) is None
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

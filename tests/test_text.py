@@ -66,6 +66,15 @@ def test_a_batch_gives_what_its_prompts_give_alone(folders):
         assert torch.allclose(batch.pooled[i], alone.pooled, atol=1e-5)
 
 
+def test_clip_reads_prompts_of_one_length_as_it_was_trained(folders):
+    """Padding changes nothing for one prompt, but prompts of different lengths fit into one batch of training."""
+    folder, _ = folders
+    config = load_config().text
+    embedder = load_text_embedder(folder / "qwen", folder / "clip", config, torch.float32)
+    shapes = {embedder.tokenize([prompt])[1].shape for prompt in ("a cat", "a pig in a blue hat at night", "cat " * 99)}
+    assert shapes == {(1, config.pooled_max_length)}
+
+
 TEMPLATE = "the dog dances. {}"  # with the token that starts a text, 5 tokens come before the prompt
 LONG, SHORT = "a cat in a red hat walks left", "a cat"  # 8 and 2 words; one more token ends a text
 

@@ -14,6 +14,8 @@ from kandinsky_mini.models.vae import decode, encode
 from kandinsky_mini.sampling import generate
 from kandinsky_mini.training import budget as budgets
 from kandinsky_mini.training import gradients as training_gradients
+from kandinsky_mini.training import run as runs
+from kandinsky_mini.training import stages
 from kandinsky_mini.training.budget import Budget
 from kandinsky_mini.training.dataset import CaptionBuckets
 from kandinsky_mini.training.dit import LENGTHS, flow_loss, length_weights, train_dit
@@ -165,6 +167,24 @@ def test_sampling_follows_the_velocity_that_training_teaches(steps):
     torch.testing.assert_close(latent, torch.full_like(latent, 0.7))
 
 
+def test_ranks_share_the_videos_of_a_step(monkeypatch):
+    batches = ((1, 512), (13, 48))
+    monkeypatch.setattr(stages, "world_size", lambda: 4)
+    assert stages.per_rank(batches, SimpleNamespace(shrink=1)) == ((1, 128), (13, 12))
+    assert stages.per_rank(batches, SimpleNamespace(shrink=6)) == ((1, 21), (13, 2))
+
+
+def test_a_checkpoint_is_written_once_a_minute_and_at_the_end(monkeypatch, tmp_path):
+    now, written = SimpleNamespace(seconds=0.0), []
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(runs, "save_state", lambda state, path: written.append(now.seconds))
+    run, budget = runs.Run(tmp_path), Budget(steps=9)
+    for now.seconds in range(0, 180, 20):
+        budget.count_step()
+        run.save("vae", budget, model=nn.Linear(1, 1))
+    assert written == [60, 120, 160]
+
+
 @pytest.mark.parametrize("max_norm", [1e9, 0.1])
 def test_ranks_average_their_gradients(monkeypatch, max_norm):
     """Two ranks with half of a batch each take the step that one would take with all of it, cut to the same norm."""
@@ -190,7 +210,8 @@ def test_captions_are_in_both_languages_and_some_have_an_unknown_word():
     assert len(tokens) == len(scenes) * 2 * 4
     assert sum(bool(re.search("[а-я]", text)) for text in tokens) == len(tokens) / 2
     assert 0.05 < sum("<unk>" in text for text in tokens) / len(tokens) < 0.15
-    for index, rows, _ in buckets.groups:
+    for index, rows, rows2 in buckets.groups:
+        assert (rows2[:, 0] == embedder.tokenizer2.bos_token_id).all()  # CLIP's prompt begins as in the pipeline
         for scene, ids in zip(index.tolist(), rows, strict=True):
             forms = [form for words in WORDS.values() for form in words[scenes[scene].animal]]
             text = embedder.tokenizer.decode(ids)

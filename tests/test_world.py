@@ -1,12 +1,16 @@
 """A scene of the small world shows only what is allowed, and its video really shows it."""
 
 import functools
+import math
 from itertools import combinations
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from kandinsky_mini.config import FPS
+from kandinsky_mini.world.backgrounds import night
+from kandinsky_mini.world.render import STRIDE, walk
 from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
 
@@ -165,3 +169,22 @@ def test_a_figure_that_does_not_walk_looks_either_way():
     beak = (pictures.int() - torch.tensor(LOOKS["duck"])[:, None, None]).abs().amax(1) <= 8
     ahead = centre(beak, -1) - centre(hat_mask(pictures[:, :, None], "blue")[:, 0], -1)
     assert 2 <= (ahead > 0).sum() <= 10
+
+
+def test_feet_follow_the_distance_also_where_a_figure_slows_down():
+    """Else they would skate over the ground."""
+    zero, seconds = torch.zeros(1, 1), torch.linspace(0, 4, 97)[None]
+    travelled, stride = walk(seconds, zero, zero, zero, 192.0)
+    late = travelled.diff()[0, -1] / travelled.diff()[0, 0]
+    assert late < 0.5
+    torch.testing.assert_close(stride, 2 * math.pi * travelled / STRIDE)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_stars_keep_clear_of_the_moon(place):
+    brush = MagicMock()
+    night(brush, [torch.tensor(place), torch.tensor(0.5), torch.tensor(0.5), torch.tensor(0.5)], 192.0)
+    moon = brush.moved.call_args.args[0]
+    stars = [call.args[1] for call in brush.ellipse.call_args_list if call.args[0] == "star"]
+    assert len(stars) == 5
+    assert all(abs(star - moon) > 19 + 2.3 for star in stars)  # the radius of the moon's glow, and of a star
