@@ -34,8 +34,8 @@ def get_T2V_pipeline(
     Args:
         device_map: one device for everything, or one each for "dit", "vae" and "text_embedder".
         conf_path: a YAML file, by default configs/mini.yaml, the model that this repository trains.
-        layout: how the CrossDiT is split over the ranks, such as "tp2". The default is tensor parallelism over all
-            ranks, by the plan of the talk that this project grew from (see README.md).
+        layout: how the CrossDiT is split over the ranks, such as "tp2", "ulysses4" or "cfg2-tp4". The default is tensor
+            parallelism over all ranks, by the plan of the talk that this project grew from (see README.md).
 
     Raises:
         ValueError: device_map has other keys or names a device that this machine lacks, or the layout does not fit

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from torch.distributed.device_mesh import DeviceMesh
 
 from .config import ROOT, Config, DiTConfig, load_config
 from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
@@ -18,6 +19,7 @@ from .models.parallelize import parallelize_dit
 from .models.text_embedders import load_text_embedder
 from .models.vae import load_vae
 from .parallel.groups import join_group, local_device, rank, wait_until_loaded, world_size
+from .parallel.guidance import branches_on
 from .parallel.layout import ParallelLayout
 from .parallel.tensors import place
 from .pipeline import COMPONENTS, Kandinsky5T2VPipeline
@@ -34,8 +36,9 @@ def build_pipeline(
     layout = resolve_layout(layout, config.dit)
     weights = find_weights(config)
 
+    mesh = join(layout, devices["dit"])
     fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
-    dit = build_dit(config.dit, devices["dit"], fill, layout)
+    dit = build_dit(config.dit, devices["dit"], fill, mesh and mesh[layout.dimension], layout.plan)
     text_embedder = vae = None
     if rank() == 0:
         encoders = weights["text_encoder"], weights["text_encoder2"]
@@ -43,7 +46,7 @@ def build_pipeline(
         text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
         vae = build_vae(config, weights["vae"], devices["vae"])
     wait_until_loaded()
-    return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config)
+    return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config, layout, branches_on(mesh))
 
 
 def build_decoder(device: str | torch.device, conf_path: str | Path | None = None) -> Kandinsky5T2VPipeline:
@@ -67,16 +70,16 @@ def build_dit(
     config: DiTConfig,
     device: torch.device,
     fill: Callable[[DiffusionTransformer3D], object],
-    layout: ParallelLayout | None = None,
+    mesh: DeviceMesh | None = None,
     plan: str = "talk",
     dtype: torch.dtype | None = None,
 ) -> DiffusionTransformer3D:
-    """Build a CrossDiT on the meta device, shard it by the layout, and let fill(dit) give it weights on the device.
+    """Build a CrossDiT on the meta device, shard it over the mesh, and let fill(dit) give it weights on the device.
 
     Args:
         fill: called as fill(dit) after sharding. It must give every parameter its values on the device.
-        layout: how to shard the model; the default is no sharding.
-        plan: the name of a tensor-parallel plan in models/parallelize.py.
+        mesh: the ranks, along one dimension, that share the model; the default is no sharding.
+        plan: the name of a plan in models/parallelize.py.
         dtype: the dtype of token activations; the default is compute_dtype(device).
 
     Raises:
@@ -85,11 +88,18 @@ def build_dit(
     with torch.device("meta"):
         dit = DiffusionTransformer3D(config)
     set_dtype(dit, dtype or compute_dtype(device))
-    if layout is not None and layout.ranks > 1:
-        join_group(device.type)
-        parallelize_dit(dit, layout.device_mesh(device.type)[layout.dimension], plan)
+    if mesh is not None:
+        parallelize_dit(dit, mesh, plan)
     fill(dit)
     return dit.eval()
+
+
+def join(layout: ParallelLayout, device: torch.device) -> DeviceMesh | None:
+    """Join the other ranks of the layout, and return the mesh of all of them. A single process needs none."""
+    if layout.ranks == 1:
+        return None
+    join_group(device.type)
+    return layout.device_mesh(device.type)
 
 
 def load_weights(dit: DiffusionTransformer3D, path: Path, device: torch.device) -> None:

@@ -133,13 +133,15 @@ class Config:
 
 
 def load_config(path: str | Path | None = None) -> Config:
-    """Read a YAML configuration, by default configs/mini.yaml.
+    """Read a YAML configuration: a path, or the name of a file in configs/, such as lite_5s. The default is mini.
 
     Raises:
         ConfigError: the file cannot be read or is not YAML, a key is unknown, missing or there twice, or a value has
             the wrong type or makes no model.
     """
-    path = CONFIGS / "mini.yaml" if path is None else Path(path)
+    path = Path("mini" if path is None else path)
+    if (CONFIGS / f"{path.name}.yaml").is_file() and path.name == str(path):
+        path = CONFIGS / f"{path}.yaml"
     values = _read(path)
     try:
         config = _build(Config, values, "")

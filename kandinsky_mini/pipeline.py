@@ -12,9 +12,11 @@ from .config import Config, check_sampling
 from .limits import check_whole
 from .models import vae as vae_coding
 from .models.dit import DiffusionTransformer3D
-from .models.text_embedders import TextEmbedder, TextEmbeds
+from .models.text_embedders import TextEmbedder
+from .models.text_embeds import TextEmbeds
 from .parallel.groups import from_rank_0, rank
-from .sampling import draw_noise, generate
+from .parallel.layout import ParallelLayout
+from .sampling import Branches, draw_noise, generate
 from .saving import latent_kept, save
 from .validation import check_save_path, check_text
 
@@ -35,12 +37,16 @@ class Kandinsky5T2VPipeline:
         text_embedder: TextEmbedder | None,
         vae: AutoencoderKLHunyuanVideo | None,
         config: Config,
+        layout: ParallelLayout | None = None,
+        branches: Branches = map,
     ):
         self.device_map = device_map
         self.dit = dit
         self.text_embedder = text_embedder
         self.vae = vae
         self.config = config
+        self.layout = layout or ParallelLayout()
+        self.branches = branches
 
     def __call__(
         self,
@@ -101,6 +107,7 @@ class Kandinsky5T2VPipeline:
         if not text.strip():
             raise ValueError("the prompt is empty: say what the video shows")
         sampling = check_sampling(sampling, self.config.dit.patch_size)
+        self.layout.check_run(sampling, self.config.dit.patch_size)
         if seed is not None:
             seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
         first = rank() == 0
@@ -127,6 +134,7 @@ class Kandinsky5T2VPipeline:
             sampling,
             progress=progress and first,
             callback=callback if first else None,
+            branches=self.branches,
         )
         if not first:
             return None

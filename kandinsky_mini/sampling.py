@@ -4,7 +4,7 @@ A noisy latent is x_t = (1 - t) * x_0 + t * noise, and its velocity is noise - x
 pure noise, and takes Euler steps down to t = 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -14,7 +14,12 @@ from .config import SamplingConfig
 from .limits import check_finite
 from .models.attention import preferred_kernels
 from .models.dit import DiffusionTransformer3D
-from .models.text_embedders import TextEmbeds
+from .models.text_embeds import TextEmbeds
+
+# The velocity that the model predicts for a text, and a way to get it for several texts, in their order: `map`, or
+# parallel/guidance.py's SideBySide.
+Velocity = Callable[[TextEmbeds], torch.Tensor]
+Branches = Callable[[Velocity, list[TextEmbeds]], Iterable[torch.Tensor]]
 
 
 def time_steps(num_steps: int, scheduler_scale: float) -> torch.Tensor:
@@ -62,16 +67,20 @@ def guided_velocity(
     text: TextEmbeds,
     null_text: TextEmbeds | None,
     sampling: SamplingConfig,
+    branches: Branches = map,
 ) -> torch.Tensor:
     """Return the guided velocity of a latent x (..., T, H, W, C), in float32 and with the shape of x.
 
     v = v_null + guidance_weight * (v_text - v_null). Without a null text the result is v_text, from one forward.
+    branches says how the two forwards are run; `map` runs one after the other.
     """
-    x, scale = x.to(dit.dtype), sampling.scale_factor
-    velocity = predict_velocity(dit, x, time, text, scale).float()
+
+    def velocity_of(each: TextEmbeds) -> torch.Tensor:
+        return predict_velocity(dit, x.to(dit.dtype), time, each, sampling.scale_factor)
+
     if null_text is None:
-        return velocity
-    null_velocity = predict_velocity(dit, x, time, null_text, scale).float()
+        return velocity_of(text).float()
+    velocity, null_velocity = (each.float() for each in branches(velocity_of, [text, null_text]))
     return null_velocity + sampling.guidance_weight * (velocity - null_velocity)
 
 
@@ -85,12 +94,14 @@ def generate(
     sampling: SamplingConfig,
     progress: bool = False,
     callback: Callable[[int, torch.Tensor], None] | None = None,
+    branches: Branches = map,
 ) -> torch.Tensor:
     """Turn float32 noise (..., T, H, W, C) on the model's device into a latent of the same shape.
 
     Args:
         null_text: what the guidance moves away from; None where the guidance weight is 1.
         callback: called as callback(step, latent) after each step. The first step is step 1.
+        branches: how the two forwards of a guided step are run.
 
     Raises:
         FloatingPointError: a velocity is not finite. The message names the step.
@@ -100,9 +111,10 @@ def generate(
     for step in tqdm(range(sampling.num_steps), disable=not progress, desc="sampling"):
         time = times[step].expand(*x.shape[:-4], 1)
         try:
-            velocity = guided_velocity(dit, x, time, text, null_text, sampling)
+            velocity = guided_velocity(dit, x, time, text, null_text, sampling, branches)
         except RuntimeError as error:  # for example, this rank has waited in vain for another one
-            error.add_note(f"in step {step + 1} of {sampling.num_steps}, in {_innermost_module(error, dit)}")
+            place = _innermost_module(error, dit) or "the exchange of the branches"
+            error.add_note(f"in step {step + 1} of {sampling.num_steps}, in {place}")
             raise
         check_finite(velocity, f"the velocity in step {step + 1} of {sampling.num_steps}")
         x = x + (times[step + 1] - times[step]) * velocity

@@ -8,7 +8,7 @@ compiled, and the first warm-up step shows how long that takes. The values of th
 --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
 
 --engine diffusers times diffusers' model in the same loop instead, with the same sizes. On several GPUs it is sharded
-by cache-dit's tensor-parallel plan (pip install cache-dit).
+by cache-dit's plans for tensor parallelism or Ulysses (pip install cache-dit).
 """
 
 import argparse
@@ -19,20 +19,21 @@ from importlib.util import find_spec
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from kandinsky_mini.bench import measure, options
 from kandinsky_mini.bench.machine import device_name, interconnect
 from kandinsky_mini.bench.peers import DiffusersDiT, peer_versions
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
-from kandinsky_mini.build import build_dit, compute_dtype, load_weights, resolve_layout
+from kandinsky_mini.build import build_dit, compute_dtype, join, load_weights, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
 from kandinsky_mini.models.attention import kernel_name
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
-from kandinsky_mini.models.parallelize import PLANS
-from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.parallelize import TP_PLANS
+from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.groups import (
     gather_from_all,
     leave_group,
@@ -40,8 +41,9 @@ from kandinsky_mini.parallel.groups import (
     rank,
     world_size,
 )
+from kandinsky_mini.parallel.guidance import branches_on
 from kandinsky_mini.parallel.ledger import Ledger
-from kandinsky_mini.sampling import draw_noise, generate, guided_velocity
+from kandinsky_mini.sampling import Branches, draw_noise, generate, guided_velocity
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,9 +65,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--engine", choices=("ours", "diffusers"), default="ours", help="the library whose model is timed"
     )
     parser.add_argument(
-        "--layout", help="how the CrossDiT is split over the ranks, such as tp2 (default: tp over all ranks)"
+        "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
     )
-    parser.add_argument("--plan", choices=PLANS, default="talk", help="our tensor-parallel plan")
+    parser.add_argument("--plan", choices=TP_PLANS, help="our plan for layouts of kind tp (default: talk)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="compile the visual blocks (default: only on GPUs)"
     )
@@ -84,32 +86,48 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if world_size() > 1 and (args.device == "cpu" or find_spec("cache_dit") is None):
             parser.error(f"--engine {args.engine} on several ranks needs GPUs, and pip install cache-dit")
     try:
-        args.layout = resolve_layout(args.layout, load_config(args.config).dit)
+        config = load_config(args.config)
+        args.layout = resolve_layout(args.layout, config.dit)
+        args.layout.check_run(sampling_of(args, config), config.dit.patch_size)
     except ValueError as error:
         parser.error(str(error))
+    if args.plan and (args.layout.kind != "tp" or args.engine != "ours"):
+        parser.error("--plan is for our layouts of kind tp")
+    if args.engine != "ours" and (args.layout.kind not in ("tp", "ulysses") or args.layout.cfg > 1):
+        parser.error(f"--engine {args.engine} has no layout {args.layout}: use tp or ulysses, without cfg")
+    args.plan = args.plan or args.layout.plan
     return args
 
 
-def build_ours(args: argparse.Namespace, config: Config, device: torch.device) -> DiffusionTransformer3D:
-    """Build our model on this rank's device, sharded if there are several ranks."""
+def sampling_of(args: argparse.Namespace, config: Config) -> SamplingConfig:
+    """Return the settings of the run: the configuration's, but for what the options change."""
+    seconds = config.sampling.time_length if args.seconds is None else args.seconds
+    weight = 1.0 if args.unguided else config.sampling.guidance_weight
+    return dataclasses.replace(config.sampling, time_length=seconds, guidance_weight=weight)
+
+
+def build_ours(
+    args: argparse.Namespace, config: Config, device: torch.device, mesh: DeviceMesh | None
+) -> DiffusionTransformer3D:
+    """Build our model on this rank's device, sharded over the ranks that compute the same branch."""
     if args.random_weights:
         fill = partial(draw_weights, device=device)
     else:
         fill = partial(load_weights, path=ROOT / config.weights.dit, device=device)
     try:
-        return build_dit(config.dit, device, fill, args.layout, args.plan)
+        return build_dit(config.dit, device, fill, mesh and mesh[args.layout.dimension], args.plan)
     except CheckpointError as error:
         error.add_note("To run without a checkpoint, add --random-weights.")
         raise
 
 
-def build_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
+def build_diffusers(config: Config, device: torch.device, kind: str) -> DiffusersDiT:
     """Build diffusers' model with random weights, on this rank's device and sharded if there are several ranks."""
     with torch.device(device):
         dit = draw_weights(DiffusersDiT(config.dit), device)
     dit.cast(compute_dtype(device))
     if world_size() > 1:
-        dit.shard(device.type)
+        dit.shard(device.type, kind)
     return dit
 
 
@@ -124,12 +142,18 @@ def random_text(config: Config, tokens: int, device: torch.device) -> TextEmbeds
 
 @torch.no_grad()
 def count_wire_bytes(
-    dit: nn.Module, noise: torch.Tensor, text: TextEmbeds, null_text: TextEmbeds | None, sampling: SamplingConfig
+    dit: nn.Module,
+    noise: torch.Tensor,
+    text: TextEmbeds,
+    null_text: TextEmbeds | None,
+    sampling: SamplingConfig,
+    branches: Branches,
 ) -> float:
     """Count what each rank sends in one step. The blocks must not be compiled yet, since a graph hides collectives."""
     with Ledger() as ledger:
-        guided_velocity(dit, noise, torch.ones(1, dtype=torch.float32, device=noise.device), text, null_text, sampling)
-    return sum(entry.wire for entry in ledger.entries)
+        time = torch.ones(1, dtype=torch.float32, device=noise.device)
+        guided_velocity(dit, noise, time, text, null_text, sampling, branches)
+    return max(gather_from_all(sum(entry.wire for entry in ledger.entries)))
 
 
 def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, device: torch.device) -> dict[str, object]:
@@ -156,23 +180,22 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device(local_device(args.device))
     torch.set_num_threads(args.threads)  # the same on one rank and on many
     ours = args.engine == "ours"
-    dit = build_ours(args, config, device) if ours else build_diffusers(config, device)
-    sampling = config.sampling
-    if args.seconds is not None:
-        sampling = dataclasses.replace(sampling, time_length=args.seconds)
-    if args.unguided:
-        sampling = dataclasses.replace(sampling, guidance_weight=1.0)
+    sampling = sampling_of(args, config)
+    mesh = join(args.layout, device) if ours else None
+    dit = build_ours(args, config, device, mesh) if ours else build_diffusers(config, device, args.layout.kind)
+    branches = branches_on(mesh)
     noise = draw_noise((*sampling.latent_size, config.dit.in_visual_dim), seed=1).to(device)
     text, null_text = (random_text(config, tokens, device) for tokens in args.tokens)
     texts = (text, null_text if sampling.guided else None)
-    wire_bytes = count_wire_bytes(dit, noise, *texts, sampling) if world_size() > 1 else 0.0
+    wire_bytes = count_wire_bytes(dit, noise, *texts, sampling, branches) if world_size() > 1 else 0.0
     compiled = device.type == "cuda" if args.compile is None else args.compile
     if compiled:
         compile_blocks(dit) if ours else dit.compile_blocks()
 
     def sample(steps: int, watch: measure.Stopwatch | None = None) -> torch.Tensor:
         progress = watch is not None and rank() == 0
-        return generate(dit, noise, *texts, dataclasses.replace(sampling, num_steps=steps), progress, watch)
+        settings = dataclasses.replace(sampling, num_steps=steps)
+        return generate(dit, noise, *texts, settings, progress, watch, branches)
 
     measured = measure_steps(sample, dit, args.warmup, args.steps, device)
     if rank() == 0:

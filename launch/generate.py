@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", help="YAML configuration (default: mini)")
     parser.add_argument("--device", help="device for all models (default: cuda if there is a GPU, else cpu)")
     parser.add_argument(
-        "--layout", help="how the CrossDiT is split over the ranks, such as tp2 (default: tp over all ranks)"
+        "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
     )
     parser.add_argument(
         "--compile",

@@ -5,20 +5,26 @@ python launch/plot.py --records runs/benchmarks --out runs/figures   # from your
 """
 
 import argparse
+import dataclasses
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from kandinsky_mini.bench import options
 from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, read_record, record_files
 from kandinsky_mini.command import run
 from kandinsky_mini.config import CONFIGS, ROOT, load_config
 from kandinsky_mini.files import written_aside
+from kandinsky_mini.parallel.ceilings import FOLDER, load_ceilings
+from kandinsky_mini.parallel.cost import predict
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
@@ -159,7 +165,8 @@ def cpu(records: list[Record]) -> Figure:
     ours = [record for record in records if record.capacity and record.engine == "ours"]
     if not ours:
         raise NoRecords("ranks and threads on a CPU. launch/sweep.py --device cpu writes them")
-    group = [record for record in ours if record.series == ours[0].series]
+    series = next((record for record in ours if record.ranks == 1), ours[0]).series  # other layouts have no such run
+    group = [record for record in ours if record.series == series]
     labels = [f"{record.ranks} x {record.threads}" for record in group]
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.0), layout="constrained")
     ideal = group[0].step / group[0].capacity
@@ -175,26 +182,105 @@ def cpu(records: list[Record]) -> Figure:
     return figure
 
 
-FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "cpu": cpu}
+def by_workload(records: list[Record]) -> list[list[Record]]:
+    """Return our steps on GPUs for each workload of which several layouts were measured on the same number of ranks.
+
+    Those on the fewest ranks come first, and of them the slowest.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        if record.gpus and record.engine == "ours" and not record.parts:
+            groups[record.workload].append(record)
+    compared = [
+        sorted(group, key=lambda record: (record.ranks, -record.step))
+        for group in groups.values()
+        if len({record.layout for record in group}) > len({record.ranks for record in group})
+    ]
+    if not compared:
+        raise NoRecords("several layouts on the same number of GPUs. launch/sweep.py --layouts writes them")
+    return compared
+
+
+def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
+    """Return what the cost model predicts for each record, by the ceilings of its kind of GPU.
+
+    They are read from the folder, else from the published records. Without any, or where the model does not know the
+    configuration, there is no prediction. It is for compiled blocks, and needs collectives between several GPUs.
+    """
+    paths = [path for place in (folder, FOLDER) for path in sorted(place.glob("ceilings-*.json"))]
+    known = [each for each in map(load_ceilings, paths) if each.device == group[0].device and each.collectives]
+    path = CONFIGS / f"{group[0].config}.yaml"
+    if not (known and path.exists() and group[0].compiled):
+        return [None] * len(group)
+    config = load_config(path)
+    sampling = dataclasses.replace(config.sampling, time_length=group[0].seconds_of_video)
+    tokens = tuple(group[0].text_tokens)  # one number for each forward of a step
+    return [predict(config.dit, sampling, record.layout, known[0], tokens).step for record in group]
+
+
+def layouts(records: list[Record], folder: Path = FOLDER) -> Figure:
+    """Draw the step of each layout, with its fastest and slowest one, and a tick where the cost model predicts it."""
+    groups = by_workload(records)
+    rows = [len(group) for group in groups]
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(9, 0.3 * sum(rows) + len(rows)), height_ratios=rows, layout="constrained", squeeze=False
+    )
+    ranks = sorted({record.ranks for group in groups for record in group})
+    colours = dict(zip(ranks, itertools.cycle((GREY, ORANGE, BLUE, GREEN, PURPLE)), strict=False))
+    marks = [Patch(color=colour, label=f"{count} GPU{'s' * (count > 1)}") for count, colour in colours.items()]
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        one = next((record.step for record in group if record.ranks == 1), None)
+        predicted = predicted_steps(group, folder)
+        for place, (record, tick) in enumerate(zip(group, predicted, strict=True)):
+            low, high = min(record.slowest()), max(record.slowest())
+            ends = [[record.step - low], [high - record.step]]
+            axis.barh(place, record.step, 0.7, color=colours[record.ranks], xerr=ends, capsize=3, ecolor="dimgrey")
+            if tick:
+                axis.vlines(tick, place - 0.35, place + 0.35, color="black", linewidth=2)
+            text = f"{record.step:.3f} s" + (f", {one / record.step:.2f}x" if one and record.ranks > 1 else "")
+            axis.annotate(text, (max(high, tick or 0), place), (6, 0), textcoords="offset points", va="center")
+        if any(predicted) and len(marks) == len(colours):
+            marks.append(Line2D([], [], color="black", linewidth=2, label="predicted"))
+        plans = [f", {record.plan}" if record.plan != record.layout.plan else "" for record in group]
+        axis.set_yticks(range(len(group)), [f"{r.layout}{plan}" for r, plan in zip(group, plans, strict=True)])
+        axis.set(title=name_of(group[0]), xlabel="seconds a step", xlim=(0, 1.2 * max(r.step for r in group)))
+        axis.invert_yaxis()
+    axes[0, 0].legend(handles=marks, loc="lower right")
+    return figure
+
+
+FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "cpu": cpu, "layouts": layouts}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=PUBLISHED, help="the folder of the records")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        default=PUBLISHED,
+        help="the folder of the records; those of layouts may be in its subfolder `layouts`",
+    )
     parser.add_argument("--out", type=options.folder, default=str(ROOT / "assets" / "figures"))
     args = parser.parse_args(argv)
     plt.switch_backend("Agg")  # a script needs no window
-    records, problems = [], []
-    for path in record_files(args.records):
-        try:
-            records.append(read_record(path))
-        except ValueError as error:
-            problems.append(str(error))
+    problems = []
+
+    def read(folder: Path) -> list[Record]:
+        records = []
+        for path in record_files(folder):
+            try:
+                records.append(read_record(path))
+            except ValueError as error:
+                problems.append(str(error))
+        return in_order(records)
+
+    records, subfolder = read(args.records), args.records / "layouts"
+    compared = (read(subfolder), subfolder) if subfolder.is_dir() else (records, args.records)
     drawn = 0
     for name, draw in FIGURES.items():
         path = args.out / f"{name}.png"
         try:
-            figure = draw(in_order(records))
+            figure = draw(*compared) if draw is layouts else draw(records)
         except NoRecords as missing:
             print(f"{name} is left out: there are no records of {missing.args[0]}")
             continue

@@ -19,13 +19,13 @@ from kandinsky_mini.bench import options
 from kandinsky_mini.bench.machine import device_name
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, command_line, slug, versions
-from kandinsky_mini.build import build_dit
+from kandinsky_mini.build import build_dit, join
 from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
 from kandinsky_mini.files import write_json
 from kandinsky_mini.models.attention import preferred_kernels
 from kandinsky_mini.models.parallelize import parallelize_dit
-from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.groups import leave_group, local_device, rank, world_size
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     whole = build(dtype=torch.bfloat16)
     errors = {"1": relative(run(whole), references)}
     if world_size() > 1:
-        errors[str(layout.ranks)] = relative(run(build(layout=layout, dtype=torch.bfloat16)), references)
+        mesh = join(layout, device)
+        errors[str(layout.ranks)] = relative(run(build(mesh=mesh, dtype=torch.bfloat16)), references)
     elif args.simulated > 1:
         with simulated_ranks(layout, device.type) as mesh:
             outputs = run(parallelize_dit(whole, mesh))

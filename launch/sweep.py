@@ -1,6 +1,7 @@
 """Run launch/benchmark.py for each number of ranks that fits, one after the other, and print a table at the end:
 
 python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
+python launch/sweep.py --layouts tp tp_sp ulysses cfg2-tp cfg2-ulysses ...             # more than the talk's plan
 python launch/sweep.py --device cpu                                                    # ranks x threads
 
 Options that sweep.py does not know are passed to benchmark.py. On a CPU the ranks share the cores that threads would
@@ -9,6 +10,7 @@ parallel capacity, and writes it into each record.
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -19,65 +21,83 @@ from benchmark import parse_args
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
 from kandinsky_mini.bench.options import config_file, device, folder
 from kandinsky_mini.bench.records import FOLDER, Record, load_records
-from kandinsky_mini.command import run
+from kandinsky_mini.command import run, run_program
 from kandinsky_mini.config import DiTConfig, load_config
-from kandinsky_mini.files import signals_like_ctrl_c
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")
 GPUS = (1, 2, 4, 8)
 
 
-def fitting(config: DiTConfig, counts: list[int]) -> list[int]:
-    """Return the numbers of ranks that the model can be split over, and print why others are left out."""
-    kept = []
-    for count in counts:
+def layouts(config: DiTConfig, counts: list[int], families: list[ParallelLayout]) -> list[ParallelLayout]:
+    """Return the layouts of these families on so many ranks. Print why others are left out.
+
+    On one rank for each branch there is only one layout, because nothing is left to split.
+    """
+    kept = [ParallelLayout()] if 1 in counts else []
+    for count, family in itertools.product([count for count in counts if count > 1], families):
+        if count % family.cfg:
+            print(f"left out: {count} ranks have no two halves, which cfg2 needs", flush=True)
+            continue
+        size = count // family.cfg
+        layout = ParallelLayout(family.kind if size > 1 else "tp", size, family.cfg)
         try:
-            ParallelLayout("tp", count).check(config, count)
-            kept.append(count)
+            layout.check(config, count)
+            kept += [layout] if layout not in kept else []
         except ValueError as error:
-            print(f"left out: {error}", flush=True)
+            print(f"left out: {layout}: {error}", flush=True)
     return kept
 
 
-def benchmark(ranks: int, options: list[str]) -> int:
+def family(text: str) -> ParallelLayout:
+    """Read a layout without its size, such as "tp" or "cfg2-ulysses". The size of the result is 1."""
+    if text[-1:].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} has a size: leave it out, because all sizes are tried")
+    try:
+        return ParallelLayout.parse(f"{text}1")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def benchmark(layout: ParallelLayout, options: list[str]) -> int:
     """Run the benchmark in processes of its own, and return its exit status."""
-    script = [str(BENCHMARK), *options]
+    ranks, script = layout.ranks, [str(BENCHMARK), "--layout", str(layout), *options]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    with signals_like_ctrl_c(), subprocess.Popen([sys.executable, *launcher, *script]) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.terminate()  # torchrun passes this on to its ranks, while a kill would leave them behind
-            raise
+    try:
+        run_program([sys.executable, *launcher, *script])
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
 
 
-def on_gpus(config: DiTConfig, options: list[str]) -> list[int]:
+def on_gpus(config: DiTConfig, families: list[ParallelLayout], options: list[str]) -> list[int]:
     counts = [count for count in GPUS if count <= torch.cuda.device_count()]
-    return [benchmark(count, options) for count in fitting(config, counts)]
+    return [benchmark(layout, options) for layout in layouts(config, counts, families)]
 
 
-def on_cpu(config: DiTConfig, options: list[str]) -> list[int]:
+def on_cpu(config: DiTConfig, families: list[ParallelLayout], options: list[str]) -> list[int]:
     """Run 1 rank with 1 thread, 1 rank with N threads and N ranks with 1 thread, on N cores."""
     cores = max(1, int(effective_cores()))
     capacity = parallel_capacity(cores)
     print(f"parallel capacity: {capacity:.2f} of {cores} cores", flush=True)
     options = [*options, "--device", "cpu", "--capacity", f"{capacity:.3f}"]
-    runs = [(1, 1), (1, cores), *((count, 1) for count in fitting(config, [cores]))]
-    return [benchmark(ranks, [*options, "--threads", str(threads)]) for ranks, threads in runs]
+    one, *several = layouts(config, [1, cores], families)
+    runs = [(one, 1), (one, cores), *((layout, 1) for layout in several)]
+    return [benchmark(layout, [*options, "--threads", str(threads)]) for layout, threads in runs]
 
 
 def table(records: list[Record]) -> str:
     """Return a table of the records. Speedups are over one rank with one thread, where the series has such a record."""
-    columns = f"{'ranks':>6}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}  device"
+    columns = f"{'layout':15}{'threads':>8}{'s a step':>10}{'speedup':>9}{'GB a rank':>11}{'GB sent':>9}  device"
     lines = [f"{'config':10}{'engine':10}{columns}"]
-    alone = {record.series: record.step for record in records if record.ranks == record.threads == 1}
+    alone = {record.workload: record.step for record in records if record.ranks == record.threads == 1}
     for record in records:
-        speedup = f"{alone[record.series] / record.step:8.2f}x" if record.series in alone else f"{'-':>9}"
+        speedup = f"{alone[record.workload] / record.step:8.2f}x" if record.workload in alone else f"{'-':>9}"
         times = f"{record.step:10.3f}{speedup}"
         gigabytes = f"{max(record.peak_bytes) / 1e9:11.2f}{record.wire_bytes / 1e9:9.2f}"
         lines.append(
-            f"{record.config:10}{record.engine:10}{record.ranks:6}{record.threads:8}{times}{gigabytes}  {record.device}"
+            f"{record.config:10}{record.engine:10}{record.layout!s:15}{record.threads:8}{times}{gigabytes}"
+            f"  {record.device}"
         )
     return "\n".join(lines)
 
@@ -87,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=config_file, nargs="+", help="YAML files; default: mini")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=device, default=default, choices=("cuda", "cpu"))
+    which = {"nargs": "+", "type": family, "default": [ParallelLayout()], "metavar": "LAYOUT"}
+    parser.add_argument("--layouts", **which, help="without their sizes, such as tp cfg2-ulysses (default: tp)")
     parser.add_argument("--out", type=folder, default=str(FOLDER), help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
@@ -100,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.config or [None]:
         options = ["--out", str(args.out), *others, *(["--config", path] if path else [])]
         config = load_config(path).dit
-        failed += sum(status != 0 for status in (on_gpus if args.device == "cuda" else on_cpu)(config, options))
+        run_all = on_gpus if args.device == "cuda" else on_cpu
+        failed += sum(status != 0 for status in run_all(config, args.layouts, options))
     gpus = args.device == "cuda"
     print(table([record for record in load_records(args.out) if (record.gpus > 0) == gpus and not record.parts]))
     if failed:

@@ -33,7 +33,7 @@ SMALL = DiTConfig(
     axes_dims=(4, 6, 6),
     visual_cond=False,
 )
-TOKENS, TEXT_TOKENS = 3 * 2 * 3, 7  # the numbers of visual and of text tokens in random_inputs
+TOKENS, TEXT_TOKENS = 4 * 2 * 4, 7  # the numbers of visual and of text tokens in random_inputs
 
 
 def random_model(**changes) -> DiffusionTransformer3D:
@@ -48,8 +48,8 @@ def random_model(**changes) -> DiffusionTransformer3D:
 
 
 def random_inputs(model: DiffusionTransformer3D) -> tuple:
-    """Draw the arguments of one forward: a latent of 3 frames of 4 x 6, and a text of TEXT_TOKENS tokens."""
-    x, text = torch.randn(3, 4, 6, SMALL.in_visual_dim), torch.randn(TEXT_TOKENS, SMALL.in_text_dim)
+    """Draw the arguments of one forward: a latent of 4 frames of 4 x 8, and a text of TEXT_TOKENS tokens."""
+    x, text = torch.randn(4, 4, 8, SMALL.in_visual_dim), torch.randn(TEXT_TOKENS, SMALL.in_text_dim)
     pooled, time = torch.randn(1, SMALL.in_text_dim2), torch.rand(1) * 1000
     return x, text, pooled, time, rope_positions(model, x), torch.arange(TEXT_TOKENS)
 
@@ -82,3 +82,20 @@ def inputs_and_outputs(model: torch.nn.Module, inputs: tuple) -> dict[str, tuple
         )
     model(*inputs)
     return seen
+
+
+def share_of_rank(plan: str, name: str, args: tuple, output: torch.Tensor, rank: int, ranks: int) -> tuple:
+    """Return what a rank gives to one of MODULES and what it must get, from the arguments and output of the whole one.
+
+    In plans that split the tokens, a rank has its own share of them from the visual embeddings to the output layer.
+    """
+    if plan in ("tp_sp", "ulysses"):
+        if name == "visual_embeddings":
+            output = output.chunk(ranks)[rank]
+        elif name == "out_layer":
+            args = (args[0].chunk(ranks)[rank], *args[1:])
+        elif name.startswith("visual_transformer_blocks"):
+            x, text, time, rope = args
+            rope = rope.chunk(ranks)[rank] if plan == "ulysses" else rope
+            args, output = (x.chunk(ranks)[rank], text, time, rope), output.chunk(ranks)[rank]
+    return args, output

@@ -14,24 +14,35 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from helpers import SMALL, TEXT_TOKENS, TOKENS, inputs_and_outputs, random_inputs, random_model, relative_difference
+import torch.distributed as dist
+from helpers import (
+    SMALL,
+    TEXT_TOKENS,
+    TOKENS,
+    inputs_and_outputs,
+    random_inputs,
+    random_model,
+    relative_difference,
+    share_of_rank,
+)
 from torch.distributed.device_mesh import DeviceMesh
 
 from kandinsky_mini import get_T2V_pipeline, pipeline
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.build import build_dit
-from kandinsky_mini.config import ROOT, Config
+from kandinsky_mini.config import ROOT, Config, SamplingConfig
 from kandinsky_mini.models.checkpoint import load_checkpoint
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
-from kandinsky_mini.models.text_embedders import TextEmbeds
-from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.models.text_embeds import TextEmbeds
+from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.groups import gather_from_all, leave_group, rank, world_size
-from kandinsky_mini.parallel.layout import ParallelLayout
-from kandinsky_mini.parallel.ledger import Ledger, compare
+from kandinsky_mini.parallel.guidance import SideBySide, branches_on
+from kandinsky_mini.parallel.layout import KINDS, ParallelLayout
+from kandinsky_mini.parallel.ledger import Entry, Ledger, compare, over_gloo
 from kandinsky_mini.parallel.tensors import local_value
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
-from kandinsky_mini.sampling import draw_noise, predict_velocity
+from kandinsky_mini.sampling import draw_noise, guided_velocity, predict_velocity
 
 
 def difference(output: torch.Tensor, reference: torch.Tensor) -> float:
@@ -39,33 +50,62 @@ def difference(output: torch.Tensor, reference: torch.Tensor) -> float:
     return max(gather_from_all(relative_difference(output, reference)))
 
 
-def tp_layout() -> ParallelLayout:
-    return ParallelLayout("tp", world_size())
-
-
 def tp_mesh() -> DeviceMesh:
-    return tp_layout().device_mesh("cpu")
+    return ParallelLayout("tp", world_size()).device_mesh("cpu")
 
 
 def parity(model: torch.nn.Module, inputs: tuple, plan: str) -> dict[str, float]:
     """Return how far each sharded module is from the unsharded one, when both are given the same inputs."""
     seen = inputs_and_outputs(copy.deepcopy(model), inputs)
     sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
-    return {name: difference(sharded.get_submodule(name)(*args), output) for name, (args, output) in seen.items()}
+    differences = {}
+    for name, whole in seen.items():
+        args, output = share_of_rank(plan, name, *whole, rank(), world_size())
+        differences[name] = difference(sharded.get_submodule(name)(*args), output)
+    return differences
 
 
 def ledger(model: torch.nn.Module, inputs: tuple, plan: str) -> dict[str, object]:
-    predicted = predict_tensor_parallel(model.config, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=world_size())
+    predicted = predict_collectives(model.config, TOKENS, TEXT_TOKENS, 4, world_size(), plan)
     sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
     with Ledger(sharded) as counted:
         sharded(*inputs)
-    right = Counter(counted.entries) == Counter(predicted)
-    return {"right": right, "table": compare(predicted, counted.entries)}
+    return verdict(predicted, counted.entries)
 
 
-def compiled(model: torch.nn.Module, inputs: tuple) -> float:
+def verdict(predicted: list[Entry], counted: list[Entry]) -> dict[str, object]:
+    """Compare collectives on each rank. Return whether all are right, and this rank's table."""
+    predicted = over_gloo(predicted)
+    right = all(gather_from_all(Counter(counted) == Counter(predicted)))
+    return {"right": right, "table": compare(predicted, counted)}
+
+
+def guidance(model: torch.nn.Module, inputs: tuple, kind: str) -> dict[str, object]:
+    """Run the branches of the guidance side by side, with texts of different lengths. Compare with one after the other.
+
+    "exact" says whether every rank gets the very same numbers as if its group had computed both branches itself.
+    """
+    layout = ParallelLayout(kind, world_size() // 2, cfg=2)
+    mesh = layout.device_mesh("cpu")
+    sharded = parallelize_dit(copy.deepcopy(model), mesh[layout.dimension], layout.plan)
+    x, text, pooled, time, *_ = inputs
+    texts = [TextEmbeds(text, pooled), TextEmbeds(text[:-3] + 0.5, pooled - 0.5)]
+    settings = SamplingConfig(0, 0, 0, num_steps=1, guidance_weight=5.0, scheduler_scale=1.0, scale_factor=(1, 1, 1))
+    step = partial(guided_velocity, x=x, time=time / 1000, text=texts[0], null_text=texts[1], sampling=settings)
+    with Ledger(sharded) as counted:
+        side_by_side = step(sharded, branches=branches_on(mesh))
+    mine = len(texts[mesh.get_local_rank("cfg_parallel")].text)
+    exchange = Entry("", "all_gather", 2 * x.numel() * 4, ranks=2)
+    predicted = [*predict_collectives(model.config, TOKENS, mine, 4, layout.size, layout.plan), exchange]
+    return verdict(predicted, counted.entries) | {
+        "difference": difference(side_by_side, step(model)),
+        "exact": all(gather_from_all(torch.equal(side_by_side, step(sharded)))),
+    }
+
+
+def compiled(model: torch.nn.Module, inputs: tuple, plan: str) -> float:
     """Return how far the sharded model with compiled blocks is from the unsharded, uncompiled one, for two prompts."""
-    sharded = parallelize_dit(copy.deepcopy(model), tp_mesh())
+    sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
     compile_blocks(sharded)
     x, text, pooled, time, positions, _ = inputs
     shorter = (x, text[:-2], pooled, time, positions, torch.arange(len(text) - 2))
@@ -88,7 +128,7 @@ def unsharded_mini(config: Config) -> DiffusionTransformer3D:
 def drawn(inputs: tuple) -> tuple[float, int]:
     """Return how far a model is that was drawn in shards from one that was drawn whole, and the memory it wastes."""
     fill = partial(draw_weights, device=torch.device("cpu"))
-    sharded, whole = (build_dit(SMALL, torch.device("cpu"), fill, layout) for layout in (tp_layout(), None))
+    sharded, whole = (build_dit(SMALL, torch.device("cpu"), fill, mesh) for mesh in (tp_mesh(), None))
     return difference(sharded(*inputs), whole(*inputs)), spare_bytes(sharded)
 
 
@@ -111,6 +151,17 @@ def with_noise_of_its_own(pipe: Kandinsky5T2VPipeline, seed: int) -> torch.Tenso
         return pipe("a cat in a red hat", time_length=1, num_steps=4, seed=seed, progress=False)
 
 
+def other_layouts(seed: int) -> tuple[bool, dict[str, torch.Tensor | None]]:
+    """Make a video with each other layout. Return whether the branches ran side by side where they should."""
+    ranks = world_size()
+    videos, side_by_side = {}, []
+    for name in (f"tp_sp{ranks}", f"ulysses{ranks}", f"cfg2-tp{ranks // 2}"):
+        pipe = get_T2V_pipeline("cpu", layout=name)
+        videos[name] = pipe("a cat in a red hat", time_length=0, num_steps=4, seed=seed, progress=False)
+        side_by_side.append(isinstance(pipe.branches, SideBySide) == name.startswith("cfg2"))
+    return all(side_by_side), videos
+
+
 @torch.no_grad()
 def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
@@ -118,23 +169,26 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     pipe = get_T2V_pipeline("cpu")
     model = random_model()
     inputs = random_inputs(model)
-    measured = {"ranks": world_size(), "seed": seed, "parity": {}, "ledger": {}}
+    measured = {"ranks": world_size(), "seed": seed, "parity": {}, "ledger": {}, "guidance": {}}
     for plan in PLANS:
         measured["parity"][plan] = parity(model, inputs, plan)
         measured["ledger"][plan] = ledger(model, inputs, plan)
+    for kind in KINDS:
+        measured["guidance"][kind] = guidance(model, inputs, kind)
     # Compiling takes long, so two ranks have to be enough. It needs a C++ compiler and a path without spaces.
     if world_size() == 2 and shutil.which("c++") and " " not in torch.__file__:
-        measured["compiled"] = compiled(model, inputs)
+        measured["compiled"] = {plan: compiled(model, inputs, plan) for plan in PLANS if plan != "minimal"}
     measured["drawn"], measured["spare_bytes_drawn"] = drawn(inputs)
     measured["spare_bytes_loaded"] = spare_bytes(pipe.dit)
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))
     video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
     measured["seeds"] = drawn_seeds(pipe)
     spoilt = with_noise_of_its_own(pipe, seed)
+    measured["side_by_side"], others = other_layouts(seed)
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]  # exists on Linux only
-    measured["gloo_workers"] = names.count("pt_gloo_runloop")
+    measured["gloo_workers"] = names.count("pt_gloo_runloop") / len(dist.distributed_c10d._world.pg_map)
     if rank() == 0:
-        torch.save({"video": video, "spoilt": spoilt}, out.with_suffix(".pt"))
+        torch.save({"video": video, "spoilt": spoilt, "others": others}, out.with_suffix(".pt"))
         out.write_text(json.dumps(measured))
     leave_group()
 

@@ -27,8 +27,9 @@ from kandinsky_mini.config import CONFIGS, DiTConfig, load_config
 from kandinsky_mini.models import nn as model_parts
 from kandinsky_mini.models.checkpoint import to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D
-from kandinsky_mini.models.text_embedders import TextEmbeds
-from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.models.text_embeds import TextEmbeds
+from kandinsky_mini.parallel.cost import predict_collectives
+from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.sampling import predict_velocity
 
 CPU = torch.device("cpu")
@@ -52,8 +53,8 @@ def sweep(tiny_config, tmp_path_factory) -> tuple[str, list[Record]]:
     options = ["--device", "cpu", "--config", str(tiny_config), "--steps", "3", "--tokens", "7", "5"]
     launch, threads = sweep_script.benchmark, torch.get_num_threads()
 
-    def run(ranks: int, options: list[str]) -> int:
-        return launch(ranks, options) if ranks > 1 else benchmark.main(options) or 0
+    def run(layout: ParallelLayout, options: list[str]) -> int:
+        return launch(layout, options) if layout.ranks > 1 else benchmark.main(options) or 0
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sweep_script, "benchmark", run)
@@ -76,7 +77,7 @@ def test_a_signal_ends_the_run_that_a_sweep_started(tmp_path):
 import sweep, sys
 from pathlib import Path
 sweep.BENCHMARK = Path(sys.argv[1])
-sweep.benchmark(1, [])
+sweep.benchmark(sweep.ParallelLayout(), [])
 """
     (tmp_path / "run.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(300)")
     command = [sys.executable, "-c", program, str(tmp_path / "run.py")]
@@ -107,7 +108,7 @@ def test_bytes_sent_are_those_of_the_formula(sweep, tiny_config):
     config = load_config(tiny_config).dit
     tokens = 7 * 1 * 2  # in one second of video at 16 x 32 pixels
     sizes = {"tokens": tokens, "bytes_each": 4, "ranks": record.ranks}
-    entries = [entry for text in (7, 5) for entry in predict_tensor_parallel(config, text_tokens=text, **sizes)]
+    entries = [entry for text in (7, 5) for entry in predict_collectives(config, text_tokens=text, **sizes)]
     assert record.ranks > 1
     assert record.wire_bytes == sum(entry.wire for entry in entries)
 
@@ -173,6 +174,9 @@ def test_a_record_names_the_engine(tiny_config, tmp_path):
     assert "diffusers" in record.versions and record.wire_bytes == 0
 
 
+DIFFUSERS = ["--engine", "diffusers", "--random-weights"]
+
+
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
@@ -187,6 +191,12 @@ def test_a_record_names_the_engine(tiny_config, tmp_path):
         (benchmark, ["--config", "no.yaml"], "argument --config: cannot read the configuration no.yaml"),
         (benchmark, ["--out", __file__], f"argument --out: {__file__}: File exists"),
         (benchmark, ["--engine", "diffusers"], "--engine diffusers reads no checkpoint: add --random-weights"),
+        (
+            benchmark,
+            ["--layout", "ulysses1", "--plan", "minimal"],
+            "--plan is for our layouts of kind tp",
+        ),
+        (benchmark, [*DIFFUSERS, "--layout", "tp_sp1"], "--engine diffusers has no layout tp_sp1: use tp or ulysses"),
         (benchmark, ["--layout", "tp2"], "the layout tp2 needs 2 ranks, but 1 were started"),
         (benchmark, ["--layout", "best"], "'best' is not a layout: write a kind and a number of ranks"),
         (precision, ["--simulated", "3"], "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
@@ -197,6 +207,29 @@ def test_bad_options_are_refused_before_anything_is_measured(script, options, me
     with pytest.raises(SystemExit):
         script.main(options)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["ours", "diffusers"])
+def test_a_layout_with_two_branches_is_for_our_model_in_a_guided_run(engine, monkeypatch, capsys):
+    """Two ranks are needed to get this far, and other libraries need GPUs for that."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    options = ["--engine", engine, "--random-weights", "--device", "cuda", "--layout", "cfg2-tp1"]
+    if engine == "ours":
+        assert benchmark.parse_args(options).layout == ParallelLayout("tp", 1, cfg=2)
+        options.append("--unguided")
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(options)
+    refused = {"ours": "there is only one: use a layout without cfg", "diffusers": "has no layout cfg2-tp1"}
+    assert refused[engine] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("layout", "plan"), [("tp1", "talk"), ("tp_sp1", "tp_sp"), ("ulysses1", "ulysses")])
+def test_a_layout_has_a_plan_of_its_own(layout, plan):
+    assert benchmark.parse_args(["--layout", layout]).plan == plan
+    assert benchmark.parse_args(["--plan", "minimal"]).plan == "minimal"
 
 
 def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):

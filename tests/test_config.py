@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -46,6 +47,20 @@ def test_our_configurations_load(path):
 
 def test_mini_is_the_default():
     assert load_config() == load_config(CONFIGS / "mini.yaml")
+
+
+def test_a_configuration_of_ours_has_a_short_name(tiny_config, tmp_path, monkeypatch):
+    """A path is still a path, even to a file that is named like one of ours."""
+    assert load_config("lite_5s") == load_config(Path("lite_5s")) == load_config(CONFIGS / "lite_5s.yaml")
+    monkeypatch.chdir(tmp_path)
+    for path in ("lite_5s.yaml", "./own/lite_5s"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_bytes(tiny_config.read_bytes())
+        assert load_config(str(tmp_path / path)).name == "tiny"
+    assert load_config("lite_5s.yaml").name == load_config("./own/lite_5s").name == "tiny"
+    assert load_config("lite_5s").name == "lite_5s"
+    with pytest.raises(ConfigError, match="cannot read the configuration lite_9s: "):
+        load_config("lite_9s")
 
 
 def test_a_whole_number_is_a_float_too(changed):

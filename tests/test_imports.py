@@ -32,6 +32,16 @@ def test_import_is_light():
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
+def test_ranks_sample_without_importing_the_text_encoders():
+    """Ranks that a notebook starts would otherwise take seconds longer."""
+    program = "import sys, kandinsky_mini.parallel.guidance; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.split()
+    assert "kandinsky_mini.sampling" in loaded
+    assert [name for name in loaded if name.startswith(("transformers", "diffusers"))] == []
+
+
 def imported(file: Path) -> set[str]:
     """Return the full names of all modules that a file imports, and of all names that it imports from modules."""
     names = set()
@@ -68,7 +78,7 @@ def test_top_level_modules_do_not_import(name):
         assert name not in own_packages(imported(file)), file
 
 
-@pytest.mark.parametrize("name", ["dit", "nn", "attention", "checkpoint", "vae", "text_embedders"])
+@pytest.mark.parametrize("name", ["dit", "nn", "attention", "checkpoint", "vae", "text_embedders", "text_embeds"])
 def test_the_model_knows_nothing_of_ranks(name):
     names = imported(ROOT / "kandinsky_mini" / "models" / f"{name}.py")
     assert any(name.startswith("torch") for name in names)

@@ -17,7 +17,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 
 from kandinsky_mini import lab
 from kandinsky_mini.lab.processes import ProcessRanks, describe
-from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.ledger import Ledger
 from kandinsky_mini.parallel.simulation import own_tensor, per_rank, simulated_ranks
 
@@ -144,7 +144,7 @@ def test_the_talks_plan_gives_what_the_whole_model_gives_and_costs_what_the_form
     inputs = random_inputs(model)
     with torch.no_grad():
         reference = model(*inputs)
-    predicted = predict_tensor_parallel(SMALL, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=2)
+    predicted = predict_collectives(SMALL, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=2)
     for output, entries in two_ranks.run(sharded, model, inputs):
         assert relative_difference(output, reference) < MODEL_BAR
         assert Counter(entries) == Counter(predicted)

@@ -1,11 +1,14 @@
 """Layouts have a text form and a mesh, and one that does not fit is refused before anything is sharded."""
 
+import dataclasses
+
 import pytest
 from helpers import SMALL
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.config import CONFIGS
-from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.config import CONFIGS, load_config
+from kandinsky_mini.parallel.guidance import branches_on
+from kandinsky_mini.parallel.layout import ParallelLayout, fitting_layouts
 from kandinsky_mini.parallel.simulation import simulated_ranks
 
 FORMS = {
@@ -53,8 +56,9 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
     [
         ("tp4", 2, "the layout tp4 needs 4 ranks, but 2 were started: use torchrun --nproc-per-node 4"),
         ("tp3", 3, "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
-        ("cfg2-tp4", 8, "the layout cfg2-tp4 cannot run yet: choose tensor parallelism, such as tp2"),
-        ("ulysses2", 2, "the layout ulysses2 cannot run yet"),
+        ("ulysses3", 3, "Ulysses over 3 ranks: 8 heads are not divisible by 3"),
+        ("tp16", 16, "over 16 ranks by cfg2-tp8 or cfg2-tp_sp8 or cfg2-ulysses8, for which the run must be guided$"),
+        ("tp32", 32, "8 heads are not divisible by 32; this model runs on 1, 2, 4 or 8 ranks$"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
@@ -63,7 +67,49 @@ def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
     ParallelLayout.parse("tp4").check(SMALL, 4)
 
 
+def test_what_28_heads_can_do_on_8_ranks():
+    lite = load_config(CONFIGS / "lite_5s.yaml").dit
+    with pytest.raises(
+        ValueError, match="28 heads are not divisible by 8; .* over 8 ranks by cfg2-tp4 or .* must be guided"
+    ):
+        ParallelLayout("tp", 8).check(lite, 8)
+    assert list(map(str, fitting_layouts(lite, 7))) == ["ulysses7"]
+    assert list(map(str, fitting_layouts(lite, 8))) == ["cfg2-tp4", "cfg2-tp_sp4", "cfg2-ulysses4"]
+
+
+def test_a_run_without_guidance_has_no_branches_to_split():
+    sampling = load_config(CONFIGS / "mini.yaml").sampling
+    unguided = dataclasses.replace(sampling, guidance_weight=1.0)
+    layout = ParallelLayout("tp", 2, cfg=2)
+    layout.check_run(sampling, (1, 2, 2))
+    with pytest.raises(ValueError, match="cfg2-tp2 computes .* with a guidance weight of 1 there is only one"):
+        layout.check_run(unguided, (1, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["tp_sp", "ulysses"])
+def test_tokens_that_do_not_divide_are_refused(kind):
+    sampling = load_config(CONFIGS / "mini.yaml").sampling
+    odd = dataclasses.replace(sampling, time_length=1, width=80, height=48)
+    message = rf"the layout {kind}4 splits .* 7 x 3 x 5 tokens are not divisible by 4: choose a width .* of 64 pixels"
+    with pytest.raises(ValueError, match=message):
+        ParallelLayout(kind, 4).check_run(odd, (1, 2, 2))
+    ParallelLayout(kind, 4).check_run(dataclasses.replace(odd, width=64), (1, 2, 2))
+    ParallelLayout("tp", 4).check_run(odd, (1, 2, 2))
+
+
+def test_the_pipeline_refuses_a_run_that_its_layout_cannot_split(tiny_pipe, monkeypatch):
+    monkeypatch.setattr(tiny_pipe, "layout", ParallelLayout("tp", 1, cfg=2))
+    with pytest.raises(ValueError, match="there is only one"):
+        tiny_pipe("a cat", guidance_weight=1.0)
+
+
 def test_the_pipeline_refuses_a_layout_before_it_looks_for_weights(tiny_config):
     with pytest.raises(ValueError, match="the layout tp2 needs 2 ranks, but 1 were started"):
         get_T2V_pipeline("cpu", CONFIGS / "lite_5s.yaml", layout="tp2")
     assert get_T2V_pipeline("cpu", tiny_config, layout="tp1").config.name == "tiny"
+
+
+def test_simulated_ranks_cannot_have_branches_of_their_own():
+    with simulated_ranks(ParallelLayout("tp", 1, cfg=2)) as mesh:
+        with pytest.raises(ValueError, match="guidance parallelism needs real ranks"):
+            branches_on(mesh)(lambda text: text, [None, None])

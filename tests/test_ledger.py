@@ -10,7 +10,7 @@ from helpers import SMALL, TEXT_TOKENS, TOKENS, random_inputs, random_model
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
-from kandinsky_mini.parallel.cost import predict_tensor_parallel
+from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.ledger import COLLECTIVES, Entry, Ledger, compare
 from kandinsky_mini.parallel.simulation import own_tensor, simulated_ranks
@@ -31,7 +31,7 @@ def count(model, inputs, ranks: int, plan: str = "talk") -> list[Entry]:
 def test_every_collective_is_where_the_formula_has_it(ranks, plan):
     model = random_model()
     inputs = random_inputs(model)
-    predicted = predict_tensor_parallel(SMALL, TOKENS, TEXT_TOKENS, bytes_each=4, ranks=ranks)
+    predicted = predict_collectives(SMALL, TOKENS, TEXT_TOKENS, 4, ranks, plan)
     counted = count(model, inputs, ranks, plan)
     assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
 

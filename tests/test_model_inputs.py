@@ -11,7 +11,7 @@ from helpers import SMALL, random_model
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 from kandinsky_mini.models.attention import kernel_name
-from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.sampling import predict_velocity
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,11 +15,12 @@ from helpers import (
     random_inputs,
     random_model,
     relative_difference,
+    share_of_rank,
 )
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
-from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
+from kandinsky_mini.parallel.simulation import own_tensor, per_rank, simulated_ranks
 from kandinsky_mini.sampling import rope_positions
 
 RANKS = [2, 4, 8]
@@ -32,11 +33,18 @@ def differences(model: torch.nn.Module, inputs: tuple, ranks: int, plan: str) ->
     worst = {}
     with simulated_ranks(ranks) as mesh:
         sharded = parallelize_dit(copy.deepcopy(model), mesh, plan)
-        outputs = {name: per_rank(sharded.get_submodule(name)(*args)) for name, (args, _) in seen.items()}
-    for name, (_, reference) in seen.items():
-        assert len(outputs[name]) == ranks
-        worst[name] = max(relative_difference(output, reference) for output in outputs[name])
+        for name, whole in seen.items():
+            rows = [share_of_rank(plan, name, *whole, rank, ranks) for rank in range(ranks)]
+            args = [on_each_rank(values) for values in zip(*(args for args, _ in rows), strict=True)]
+            outputs = per_rank(sharded.get_submodule(name)(*args))
+            references = [reference for _, reference in rows]
+            worst[name] = max(map(relative_difference, outputs, references))
     return worst
+
+
+def on_each_rank(values: tuple) -> object:
+    """Return an argument of all ranks, given each rank's. If it is a tensor, the ranks may have different ones."""
+    return own_tensor(lambda rank: values[rank]) if isinstance(values[0], torch.Tensor) else values[0]
 
 
 @pytest.mark.parametrize("plan", PLANS)

@@ -1,18 +1,25 @@
 """Pages agree with the records and with the tree: their numbers are measured ones, and their links lead somewhere."""
 
+import itertools
 import json
 import re
 import statistics
 from pathlib import Path
 
 import draw_mini
+import plan
 import plot
 import pytest
 from helpers import NOTEBOOKS, ROOT
 
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.config import load_config
+from kandinsky_mini.parallel.ceilings import load_ceilings
+from kandinsky_mini.parallel.cost import predict
+from kandinsky_mini.parallel.layout import ParallelLayout
 
 PAGES = [ROOT / "README.md", *(ROOT / "kandinsky_mini").rglob("README.md"), PUBLISHED / "README.md"]
+CODE = ("kandinsky_mini", "launch", "tests")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -76,6 +83,96 @@ def test_the_benchmark_s_page_quotes_the_accuracy():
     assert f"at most {max(split)[0]:.2f} times as large" in page and {ranks for _, ranks in split} == {"1", "2", "4"}
 
 
+@pytest.fixture(scope="module")
+def layouts() -> list[tuple[Record, float | None]]:
+    """Return the records of the layouts, each with the step that the cost model predicts, if it is our model."""
+    folder = PUBLISHED / "layouts"
+    records = load_records(folder)
+    assert {record.device for record in records} == {load_ceilings(folder=folder).device}
+    found = {record.name: None for record in records}
+    for group in plot.by_workload(records):
+        found |= zip([record.name for record in group], plot.predicted_steps(group, folder), strict=True)
+    return [(record, found[record.name]) for record in records]
+
+
+def row_of_layout(record: Record, predicted: float | None, one: Record) -> str:
+    """Return the row of the table of layouts that a record gives, beside the record of the same library on one GPU."""
+    name = f"`{record.layout}`" if record.engine == "ours" else f"{record.layout} in diffusers"
+    cells = [
+        f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
+        name if record.engine == "ours" or record.ranks > 1 else "diffusers",
+        f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+        f"{one.step / record.step:.2f}" if record.ranks > 1 else "1",
+        f"{predicted:.3f}" if predicted else "–",
+        f"{max(record.peak_bytes) / 1e9:.1f} GB",
+        f"{record.wire_bytes / 1e9:.1f} GB" if record.ranks > 1 else "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_benchmark_s_page_has_every_layout(layouts):
+    page = read("assets", "benchmarks", "README.md")
+    alone = {record.workload: record for record, _ in layouts if record.ranks == 1}
+    rows = [row_of_layout(record, predicted, alone[record.workload]) for record, predicted in layouts]
+    table = page.split("| predicted |")[1].split("\n\n")[0]
+    assert sorted(table.splitlines()[2:]) == sorted(rows)
+    assert all(record.date in page and record.interconnect in ("NV18", "none") for record, _ in layouts)
+
+
+def test_the_benchmark_s_page_says_how_wrong_the_predictions_are(layouts):
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    ours = [(record, predicted) for record, predicted in layouts if predicted]
+    errors = {100 * (predicted / record.step - 1): record for record, predicted in ours}
+    (low, below), (high, above) = min(errors.items()), max(errors.items())
+    places = [f"(`{record.layout}`, {record.seconds_of_video} s of video)" for record in (below, above)]
+    assert (
+        f"at most {-low:.1f} % below the measured step {places[0]} and at most {high:.1f} % above it {places[1]}"
+        in page
+    )
+    assert f"too low for {sum(error < 0 for error in errors)} of the {len(errors)} records" in page
+    # They put layouts in the measured order, unless these are closer than 1 %.
+    pairs = itertools.combinations(ours, 2)
+    alike = [(a, b) for a, b in pairs if a[0].workload == b[0].workload and a[0].ranks == b[0].ranks]
+    wrong = [(a, b) for a, b in alike if (a[0].step < b[0].step) != (a[1] < b[1])]
+    assert len(alike) > 20 and all(abs(a.step / b.step - 1) < 0.01 for (a, _), (b, _) in wrong)
+
+
+def test_the_benchmark_s_page_compares_the_layouts_as_the_records_do(layouts):
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    of = {(record.seconds_of_video, str(record.layout)): record for record, predicted in layouts if predicted}
+
+    def less(seconds: int, slow: str, fast: str) -> str:
+        return f"{100 * (1 - of[seconds, fast].step / of[seconds, slow].step):.1f} %"
+
+    one, config = of[5, "tp1"], load_config("lite_5s")
+    ulysses, tp = of[5, "ulysses4"].breakdown, of[5, "tp4"].breakdown
+    ceilings = load_ceilings(folder=PUBLISHED / "layouts")
+    predicted = predict(config.dit, config.sampling, ParallelLayout(), ceilings).seconds
+    quotes = [
+        f"takes {less(5, 'tp2', 'ulysses2')} less time on 2 GPUs and {less(5, 'tp4', 'ulysses4')} less on 4",
+        f"takes {less(5, 'ulysses4', 'cfg2-ulysses2')} less time than one of `ulysses4` in 5 s of video",
+        f"and {less(10, 'ulysses4', 'cfg2-ulysses2')} less in 10 s",
+        *(f"{ulysses[part]:.3f} s in place of {tp[part]:.3f} s" for part in ("communication", "linear")),
+        f"{of[5, 'tp_sp4'].breakdown['rest']:.3f} s in place of {of[5, 'tp4'].breakdown['rest']:.3f} s",
+        f"`cfg2-tp1` sends {of[5, 'cfg2-tp1'].wire_bytes / 1e6:.0f} MB in a step",
+        f"`ulysses2`, the GPU is idle for {of[5, 'ulysses2'].breakdown['idle']:.3f} s",
+        f"has {one.breakdown['attention']:.3f} s of attention, where {predicted['attention']:.3f} s are predicted",
+        f"{one.breakdown['linear']:.3f} s in the profile and {predicted['linear']:.3f} s predicted",
+    ]
+    assert [quote for quote in quotes if quote not in page] == []
+    on_four = {key: record for key, record in of.items() if record.ranks == 4}
+    assert min(on_four.values(), key=lambda record: max(record.peak_bytes)) is of[5, "tp_sp4"]
+    for seconds in (5, 10):
+        fastest = min((r for (length, _), r in on_four.items() if length == seconds), key=lambda record: record.step)
+        assert str(fastest.layout) == "cfg2-ulysses2"
+
+
+def test_the_readme_shows_what_the_ranking_prints(capsys):
+    (line,) = re.findall(r"python launch/plan\.py (.*)", read("README.md"))
+    plan.main(line.split())
+    assert f"```\n{capsys.readouterr().out}```" in read("README.md")
+
+
 def test_the_readme_quotes_the_records():
     readme = " ".join(read("README.md").split())
     five, ten = (f"{group[0].step / group[-1].step:.2f} times" for group in plot.on_gpus(load_records()))
@@ -116,6 +213,14 @@ def test_the_map_has_every_file_of_the_package():
     page = read("kandinsky_mini", "README.md")
     names = {path.name for path in (ROOT / "kandinsky_mini").rglob("*.py") if path.stat().st_size}
     assert [name for name in sorted(names) if f"`{name}`" not in page and f"/{name}`" not in page] == []
+
+
+def test_recipes_name_what_is_in_the_code():
+    names = set(
+        re.findall(r"`(?:\w+\.)?(\w*[A-Z_]\w*)`", read("kandinsky_mini", "README.md").split("## Add a layout")[1])
+    )
+    code = "".join(path.read_text(encoding="utf-8") for part in CODE for path in (ROOT / part).rglob("*.py"))
+    assert len(names) > 10 and [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
 
 
 @pytest.mark.parametrize("lesson", NOTEBOOKS, ids=lambda path: path.stem)

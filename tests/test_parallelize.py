@@ -38,13 +38,17 @@ def difference(outputs: list[torch.Tensor], model: DiffusionTransformer3D, input
     return max(relative_difference(output, reference) for output in outputs)
 
 
-def expected_counts() -> dict[str, int]:
-    """Return how many collectives of each kind one forward makes.
-
-    A block makes 3 all-reduces, and 1 all-gather of its modulation. The time embedding makes 1 more all-reduce. The
-    text, pooled text and visual embeddings and the output layer make 1 all-gather each.
-    """
-    return {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
+# How many collectives of each kind one forward makes. A tensor-parallel block makes 3 all-reduces, and 1 all-gather of
+# its modulation. The time embedding makes 1 more all-reduce. The text, pooled text and visual embeddings and the output
+# layer make 1 all-gather each. With sequence parallelism a block has an all-gather and a reduce-scatter for each
+# all-reduce, and the visual embeddings gather nothing.
+TENSOR_PARALLEL = {"all_reduce": 3 * BLOCKS + 1, "all_gather_into_tensor": BLOCKS + 4}
+EXPECTED = {
+    "talk": TENSOR_PARALLEL,
+    "minimal": TENSOR_PARALLEL,
+    "tp_sp": {"all_reduce": 1, "all_gather_into_tensor": 4 * BLOCKS + 3, "reduce_scatter_tensor": 3 * BLOCKS},
+    "ulysses": {"shard_dim_alltoall": 4 * BLOCKS, "all_gather_into_tensor": 1},
+}
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -55,7 +59,16 @@ def test_every_rank_gets_what_the_whole_model_gives(ranks, plan):
     outputs, counts = run_sharded(model, inputs, ranks, plan)
     assert len(outputs) == ranks
     assert difference(outputs, model, inputs) < MODEL_BAR
-    assert counts == expected_counts()
+    assert counts == EXPECTED[plan]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_ulysses_gives_the_very_same_numbers(ranks):
+    """No sum is split, so nothing is added in another order."""
+    model = random_model()
+    inputs = random_inputs(model)
+    outputs, _ = run_sharded(model, inputs, ranks, "ulysses")
+    assert difference(outputs, model, inputs) == 0
 
 
 def test_a_mesh_of_one_changes_nothing():
@@ -66,30 +79,41 @@ def test_a_mesh_of_one_changes_nothing():
     assert sharded.visual_transformer_blocks[0].self_attention.num_heads == HEADS
 
 
-MODULE_PLANS = ("time_plan", "embedding_plan", "block_plan", "out_plan")
-ENTRIES = [(plan, name) for plan in MODULE_PLANS for name in getattr(parallelize, plan)()]
+# The functions that the entries of each plan come from.
+MODULE_PLANS = {
+    "minimal": ("time_plan", "embedding_plan", "block_plan", "out_plan"),
+    "tp_sp": ("token_plan", "sequence_parallel_entries"),
+    "ulysses": ("token_plan", "ulysses_plan"),
+}
+ENTRIES = [
+    (plan, function, name)
+    for plan, functions in MODULE_PLANS.items()
+    for function in functions
+    for name in getattr(parallelize, function)()
+]
 
 
-def is_noticed(model: DiffusionTransformer3D, ranks: int = 4, after=None) -> bool:
+def is_noticed(model: DiffusionTransformer3D, ranks: int = 4, after=None, plan: str = "minimal") -> bool:
     """Return whether a spoilt plan or model raises, or gives other numbers or collectives than a right one."""
     inputs = random_inputs(model)
     try:
-        outputs, counts = run_sharded(model, inputs, ranks, "minimal", after)
-    except (RuntimeError, AssertionError):
+        outputs, counts = run_sharded(model, inputs, ranks, plan, after)
+    except (RuntimeError, AssertionError, ValueError):
         return True
-    return not (counts == expected_counts() and difference(outputs, model, inputs) < MODEL_BAR)
+    return not (counts == EXPECTED[plan] and difference(outputs, model, inputs) < MODEL_BAR)
 
 
-def test_a_right_plan_is_not_noticed():
-    assert not is_noticed(random_model())
+@pytest.mark.parametrize("plan", MODULE_PLANS)
+def test_a_right_plan_is_not_noticed(plan):
+    assert not is_noticed(random_model(), plan=plan)
 
 
-@pytest.mark.parametrize(("plan", "name"), ENTRIES)
-def test_no_entry_of_the_minimal_plan_can_be_left_out(monkeypatch, plan, name):
-    entries = getattr(parallelize, plan)()
+@pytest.mark.parametrize(("plan", "function", "name"), ENTRIES)
+def test_no_entry_of_a_plan_can_be_left_out(monkeypatch, plan, function, name):
+    entries = getattr(parallelize, function)()
     del entries[name]
-    monkeypatch.setattr(parallelize, plan, lambda: entries)
-    assert is_noticed(random_model())
+    monkeypatch.setattr(parallelize, function, lambda: entries)
+    assert is_noticed(random_model(), plan=plan)
 
 
 @pytest.mark.parametrize(

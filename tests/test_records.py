@@ -9,7 +9,8 @@ import sweep
 from helpers import ROOT
 
 from kandinsky_mini.bench import records
-from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, load_records
+from kandinsky_mini.config import load_config
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 
@@ -63,9 +64,10 @@ def test_a_run_that_is_repeated_replaces_its_record(tmp_path):
     assert record.step == 0.9
 
 
-def test_published_records_have_the_name_of_their_run():
-    names = {path.stem for path in PUBLISHED.glob("speed-*.json")}
-    assert {record.name for record in load_records()} == names != set()
+@pytest.mark.parametrize("folder", [PUBLISHED, PUBLISHED / "layouts"], ids=lambda path: path.name)
+def test_published_records_have_the_name_of_their_run(folder):
+    names = {path.stem for path in folder.glob("speed-*.json")}
+    assert {record.name for record in load_records(folder)} == names != set()
 
 
 def test_a_record_of_another_schema_is_an_error(tmp_path):
@@ -95,6 +97,67 @@ def test_figures_show_what_the_records_say(tmp_path):
     assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
 
 
+def of_layout(text: str, step: float, **others) -> Record:
+    layout = ParallelLayout.parse(text)
+    return dataclasses.replace(lite(5, layout.ranks, step), layout=layout, plan=layout.plan, **others)
+
+
+def test_layouts_are_compared_within_a_workload():
+    """By number of GPUs, then by time. Other libraries, CPUs and workloads with one layout are not drawn."""
+    fast, slow, one = of_layout("ulysses4", 0.5), of_layout("tp4", 0.8), of_layout("tp1", 2.0)
+    others = [dataclasses.replace(record, engine="diffusers") for record in (fast, slow, one)]
+    others += [dataclasses.replace(record, gpus=0) for record in (fast, slow, one)]
+    others += [dataclasses.replace(record, seconds_of_video=10) for record in (one, slow)]
+    assert plot.by_workload([fast, *others, slow, one]) == [[one, slow, fast]]
+    (axis,) = plot.layouts([fast, *others, slow, one]).axes
+    assert [text.get_text() for text in axis.texts] == ["2.000 s", "0.800 s, 2.50x", "0.500 s, 4.00x"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["tp1", "tp4", "ulysses4"]
+    assert [text.get_text() for text in axis.get_legend().texts] == ["1 GPU", "4 GPUs"]  # "a GPU" has no ceilings
+    with pytest.raises(plot.NoRecords, match="several layouts on the same number of GPUs"):
+        plot.by_workload([one, slow, *others])
+
+
+def test_layouts_have_predictions_where_the_gpu_is_known(tmp_path):
+    record = json.loads(next((PUBLISHED / "layouts").glob("ceilings-*.json")).read_text(encoding="utf-8"))
+    group = [of_layout(text, 1.0, text_tokens=[200, 60]) for text in ("tp4", "ulysses4")]
+    assert plot.predicted_steps(group, tmp_path) == [None, None]
+    path = tmp_path / "ceilings-a_gpu.json"
+    path.write_text(json.dumps(record | {"device": "a GPU", "collectives": []}))
+    assert plot.predicted_steps(group, tmp_path) == [None, None]
+    path.write_text(json.dumps(record | {"device": "a GPU"}))
+    slow, fast = plot.predicted_steps(group, tmp_path)
+    assert 0.1 < fast < slow < 10
+    unguided = [dataclasses.replace(record, guided=False, text_tokens=[200]) for record in group]
+    assert plot.predicted_steps(unguided, tmp_path) == pytest.approx([slow / 2, fast / 2], rel=0.05)
+    longer = [dataclasses.replace(record, seconds_of_video=10) for record in group]
+    assert min(plot.predicted_steps(longer, tmp_path)) > 2 * slow
+    (axis,) = plot.layouts(group, tmp_path).axes
+    assert axis.get_legend().texts[-1].get_text() == "predicted"
+    for change in ({"compiled": False}, {"config": "unknown"}):
+        changed = [dataclasses.replace(record, **change) for record in group]
+        assert plot.predicted_steps(changed, tmp_path) == [None, None]
+
+
+def test_layouts_come_from_a_subfolder_if_there_is_one(tmp_path, capsys):
+    for record in (of_layout("tp2", 1.0), of_layout("ulysses2", 0.9)):
+        record.save(tmp_path)
+    plot.main(["--records", str(tmp_path), "--out", str(tmp_path / "figures")])
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["layouts.png"]
+    assert "cpu is left out" in capsys.readouterr().out
+    (tmp_path / "layouts").mkdir()
+    of_layout("tp2", 1.0).save(tmp_path / "layouts")
+    with pytest.raises(SystemExit, match="has no records to draw"):
+        plot.main(["--records", str(tmp_path), "--out", str(tmp_path / "others")])
+
+
+def test_a_cpu_s_figure_shows_the_layout_that_has_one_rank():
+    """Other layouts on a CPU have no run on one rank to compare with, and some of them come first in the order."""
+    parts = {"gpus": 0, "capacity": 2.0, "weight_bytes": [1], "wire_bytes": 1.0}
+    records = [of_layout(text, 1.0, **parts) for text in ("tp1", "tp2", "cfg2-tp1", "ulysses2")]
+    axis, *_ = plot.cpu(in_order(records)).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1 x 1", "2 x 1"]
+
+
 def test_only_what_is_alike_is_compared():
     h100 = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
     others = [dataclasses.replace(record, device="another GPU") for record in h100]
@@ -102,7 +165,7 @@ def test_only_what_is_alike_is_compared():
     groups = plot.on_gpus(sorted([*h100, *others, *eager], key=lambda record: (record.series, record.ranks)))
     assert [[record.ranks for record in group] for group in groups] == [[1, 2], [1, 2]]
     assert groups[0][0].device != groups[1][0].device
-    (line,) = [line for line in sweep.table([*h100, *eager]).splitlines() if line.split()[2] == "4"]
+    (line,) = [line for line in sweep.table([*h100, *eager]).splitlines() if line.split()[2] == "tp4"]
     assert line.split()[5] == "-"
 
 
@@ -195,4 +258,49 @@ def test_a_sweep_s_speedups_are_over_one_rank_with_one_thread():
     one, two = (dataclasses.replace(lite(5, ranks, step), gpus=0) for ranks, step in ((1, 2.0), (2, 0.8)))
     threads = dataclasses.replace(one, threads=2, step_seconds=[[1.0]])
     rows = [line.split() for line in sweep.table([one, threads, two]).splitlines()[1:]]
-    assert [(row[2], row[3], row[5]) for row in rows] == [("1", "1", "1.00x"), ("1", "2", "2.00x"), ("2", "1", "2.50x")]
+    assert [(row[2], row[3], row[5]) for row in rows] == [
+        ("tp1", "1", "1.00x"),
+        ("tp1", "2", "2.00x"),
+        ("tp2", "1", "2.50x"),
+    ]
+
+
+def families(*names: str) -> list[ParallelLayout]:
+    return [sweep.family(name) for name in names]
+
+
+def test_a_sweep_runs_each_family_on_each_number_of_ranks(capsys):
+    """One rank for each branch has only one layout, and what does not fit is said."""
+    lite_dit = load_config("lite_5s").dit
+    found = sweep.layouts(lite_dit, [1, 2, 4, 8], families("tp", "ulysses", "cfg2-tp", "cfg2-ulysses"))
+    expected = "tp1 tp2 ulysses2 cfg2-tp1 tp4 ulysses4 cfg2-tp2 cfg2-ulysses2 cfg2-tp4 cfg2-ulysses4"
+    assert list(map(str, found)) == expected.split()
+    left_out = capsys.readouterr().out.splitlines()
+    assert [line.split(" over 8 ranks: ")[0] for line in left_out] == [
+        "left out: tp8: tensor parallelism",
+        "left out: ulysses8: Ulysses",
+    ]
+    assert all("28 heads are not divisible by 8" in line for line in left_out)
+
+
+def test_a_sweep_over_some_numbers_of_ranks(capsys):
+    lite_dit = load_config("lite_5s").dit
+    assert sweep.layouts(lite_dit, [1], families("ulysses")) == [ParallelLayout()]
+    assert sweep.layouts(lite_dit, [2], families("tp_sp")) == [ParallelLayout("tp_sp", 2)]
+    assert sweep.layouts(lite_dit, [3], families("cfg2-tp")) == []
+    assert "left out: 3 ranks have no two halves, which cfg2 needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("best", "unknown kind of layout 'best'"),
+        ("cfg3-tp", "cfg must be 1"),
+        ("-", "not a layout"),
+        ("tp4", "has a size"),
+    ],
+)
+def test_a_family_that_is_none_is_refused(text, message, capsys):
+    with pytest.raises(SystemExit):
+        sweep.main(["--layouts", "tp", text])
+    assert message in capsys.readouterr().err

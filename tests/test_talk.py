@@ -114,12 +114,13 @@ def test_every_entry_names_a_module():
     assert [name for name in described(TALK) if name not in names] == []
 
 
-@pytest.mark.parametrize("plan", parallelize.PLANS)
-def test_a_rank_counts_its_share_of_the_heads_of_visual_blocks_only(plan):
+@pytest.mark.parametrize(("plan", "share"), [("talk", RANKS), ("minimal", RANKS), ("tp_sp", RANKS), ("ulysses", 1)])
+def test_a_rank_counts_its_share_of_the_heads_of_visual_blocks_only(plan, share):
+    """Ulysses splits heads only within the attention, so that every rank projects all of them."""
     model = random_model()
     heads = model.config.num_heads
     with simulated_ranks(RANKS) as mesh:
         parallelize_dit(model, mesh, plan)
     for visual in model.visual_transformer_blocks:
-        assert visual.self_attention.num_heads == visual.cross_attention.num_heads == heads // RANKS
+        assert visual.self_attention.num_heads == visual.cross_attention.num_heads == heads // share
     assert [text.self_attention.num_heads for text in model.text_transformer_blocks] == [heads]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, SamplingConfig, load_config
-from kandinsky_mini.models.text_embedders import TextEmbeds
+from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.models.vae import decode, encode
 from kandinsky_mini.sampling import generate
 from kandinsky_mini.training import budget as budgets

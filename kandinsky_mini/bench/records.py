@@ -5,7 +5,7 @@ import platform
 import re
 import statistics
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Record:
     step_seconds: every step of every rank, [rank][step]. warmup_seconds: the steps before; the first one compiles.
     breakdown: how many seconds rank 0's device spent on each kind of work, in one extra step. Communication includes
         waiting for the other ranks.
-    wire_bytes: what each rank sends in one step, in a ring.
+    wire_bytes: what the rank that sends most sends in one step, in a ring.
     peak_bytes: the peak memory of each rank or, in a whole run, of each device.
     weight_bytes: the bytes of CrossDiT weights that each rank holds.
     parts: the seconds of what a whole run does once: "text", "vae" and "save". None means not measured.
@@ -91,6 +91,11 @@ class Record:
             *(["cfg"] if self.layout.cfg > 1 else []),
             self.layout.kind,
         )
+
+    @property
+    def workload(self) -> tuple[str, ...]:
+        """What two runs must have in common to be compared across layouts."""
+        return replace(self, layout=ParallelLayout(), plan="any").series
 
     @property
     def name(self) -> str:

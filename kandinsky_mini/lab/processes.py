@@ -106,6 +106,7 @@ class ProcessRanks:
         ProcessRanks._running = None
         atexit.unregister(self.stop)
         try:
+            watchdog.end_all(self._folder)  # at once: the cluster by itself waits a second for each rank
             self._cluster.stop_cluster_sync()
         finally:
             watchdog.end_all(self._folder)  # whatever is left, also after an interrupt

@@ -1,6 +1,8 @@
-"""The tensor-parallel plans of the CrossDiT, module by module.
+"""The plans of the CrossDiT, module by module.
 
-There are two: "talk" is the talk's plan, and "minimal" leaves out the entries that change nothing.
+"talk" is the talk's tensor parallelism, and "minimal" leaves out those of its entries that change nothing. "tp_sp" adds
+sequence parallelism: between the layers that are split, each rank keeps only its own share of the tokens. "ulysses"
+splits tokens alone, and no weights.
 
 A plan maps the name of a submodule to a style. The comment beside each entry says what comes in, what goes out, and
 what one forward costs on P ranks. S is the number of visual tokens, D is model_dim.
@@ -8,12 +10,15 @@ what one forward costs on P ranks. S is the number of visual tokens, D is model_
 
 from math import prod
 
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
     PrepareModuleInput,
+    PrepareModuleInputOutput,
+    PrepareModuleOutput,
     RowwiseParallel,
     SequenceParallel,
     parallelize_module,
@@ -24,8 +29,11 @@ from .dit import DiffusionTransformer3D
 
 Plan = dict[str, ParallelStyle]
 
-PLANS = ("talk", "minimal")
+TP_PLANS = ("talk", "minimal")
+PLANS = (*TP_PLANS, "tp_sp", "ulysses")
 WHOLE = Replicate()  # every rank has the whole tensor
+TOKENS = Shard(0)  # each rank has its share of the tokens, in (S, D) and in (S, heads, head_dim)
+HEADS = Shard(1)  # each rank has its share of the heads, in (S, heads, head_dim)
 
 
 def time_plan() -> Plan:
@@ -85,7 +93,60 @@ def out_plan() -> Plan:
     }
 
 
-def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
+def token_plan() -> Plan:
+    """For the model, where tokens are split: each rank takes its share before the blocks, and gathers at the end.
+
+    The layers before and after the blocks are not split. Every rank embeds all tokens and keeps its own. At the end
+    each rank computes the velocity of its own tokens, which are narrow there, and gathers those of the others.
+    """
+    return {
+        "visual_embeddings": PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS),  # free
+        "out_layer.out_layer": PrepareModuleOutput(  # tokens -> whole; 1 all-gather
+            output_layouts=TOKENS, desired_output_layouts=WHOLE
+        ),
+    }
+
+
+def sequence_parallel_entries() -> Plan:
+    """Return what replaces entries of a block's plan if the tokens are split between its three parts.
+
+    Each part gathers its tokens at its start. The sums at its end are not completed on every rank: a reduce-scatter
+    gives each rank the sums of its own tokens. Both together send what one all-reduce does.
+    """
+    gather = PrepareModuleInput(
+        input_layouts=(TOKENS, None), desired_input_layouts=(WHOLE, None), use_local_output=True
+    )
+    return {
+        "self_attention": gather,  # tokens -> whole; 1 all-gather (S x D)
+        "out_layer_self": RowwiseParallel(output_layouts=TOKENS),  # heads -> tokens; 1 reduce-scatter (S x D)
+        "cross_attention": gather,  # tokens -> whole; 1 all-gather (S x D)
+        "out_layer_cross": RowwiseParallel(output_layouts=TOKENS),  # heads -> tokens; 1 reduce-scatter (S x D)
+        "feed_forward.in_layer": ColwiseParallel(input_layouts=TOKENS),  # tokens -> columns; 1 all-gather (S x D)
+        "feed_forward.out_layer": RowwiseParallel(output_layouts=TOKENS),  # columns -> tokens; 1 reduce-scatter (S x D)
+    }
+
+
+def ulysses_plan() -> Plan:
+    """For the model: tokens are split, but self-attention needs all tokens of a head, so there heads are split instead.
+
+    Everything else handles each token by itself. Cross-attention, too: every rank has the whole text.
+    """
+    exchange = PrepareModuleInputOutput(
+        input_layouts=(TOKENS,) * 3,
+        desired_input_layouts=(HEADS,) * 3,
+        use_local_input=True,
+        output_layouts=HEADS,
+        desired_output_layouts=TOKENS,
+        use_local_output=True,
+    )
+    return {
+        "visual_rope_embeddings": PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS),  # free
+        # tokens -> heads -> tokens; 4 all-to-alls (S x D), for queries, keys, values and the result
+        "visual_transformer_blocks.*.self_attention.attention": exchange,
+    }
+
+
+def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
     """Shard the model in place over a one-dimensional mesh. On a mesh of one rank nothing changes.
 
     The text blocks stay whole, because a caption has few tokens.
@@ -94,42 +155,54 @@ def parallelize_dit(dit: DiffusionTransformer3D, tp_mesh: DeviceMesh, plan: str 
         ValueError: the plan is unknown, or the number of heads or a width is not divisible by the number of ranks.
             The model is then unchanged.
     """
-    if plan not in PLANS:
-        raise ValueError(f"unknown plan {plan!r}: choose one of {', '.join(PLANS)}")
-    ranks = tp_mesh.size()
-    check_divisible(dit.config, ranks)
-    if ranks == 1:
+    check_divisible(dit.config, mesh.size(), plan)
+    if mesh.size() == 1:
         return dit
-
-    parallelize_module(dit.time_embeddings, tp_mesh, time_plan())
-    for embeddings in (dit.text_embeddings, dit.pooled_text_embeddings, dit.visual_embeddings):
-        parallelize_module(embeddings, tp_mesh, embedding_plan())
-    for block in dit.visual_transformer_blocks:
-        parallelize_module(block, tp_mesh, block_plan() | (talk_entries() if plan == "talk" else {}))
-        # A rank has only its share of the heads, all of them complete, so split_heads must count just these.
-        block.self_attention.num_heads //= ranks
-        block.cross_attention.num_heads //= ranks
-    parallelize_module(dit.out_layer, tp_mesh, out_plan())
+    for module, entries in plans_of(dit, plan):
+        parallelize_module(module, mesh, entries)
+    if plan != "ulysses":
+        for block in dit.visual_transformer_blocks:
+            # A rank has only its share of the heads, all of them complete, so split_heads must count just these.
+            block.self_attention.num_heads //= mesh.size()
+            block.cross_attention.num_heads //= mesh.size()
     return dit
 
 
-def check_divisible(config: DiTConfig, ranks: int) -> None:
-    """Refuse a number of ranks unless it divides every width that a plan splits.
+def plans_of(dit: DiffusionTransformer3D, plan: str) -> list[tuple[nn.Module, Plan]]:
+    """Return each part of the model that is split, with its plan."""
+    if plan == "ulysses":
+        return [(dit, token_plan() | ulysses_plan())]
+    additions = {"talk": talk_entries, "minimal": dict, "tp_sp": sequence_parallel_entries}[plan]
+    parts = [
+        (dit.time_embeddings, time_plan()),
+        (dit.text_embeddings, embedding_plan()),
+        (dit.pooled_text_embeddings, embedding_plan()),
+        *((block, block_plan() | additions()) for block in dit.visual_transformer_blocks),
+    ]
+    if plan == "tp_sp":
+        return [*parts, (dit, token_plan())]
+    return [*parts, (dit.visual_embeddings, embedding_plan()), (dit.out_layer, out_plan())]
+
+
+def check_divisible(config: DiTConfig, ranks: int, plan: str = "talk") -> None:
+    """Refuse a number of ranks unless it divides the heads and every width that the plan splits.
 
     Raises:
-        ValueError: the message names the first width that does not divide, and the numbers of ranks that do.
+        ValueError: the plan is unknown, or the message names the first width that does not divide, and the numbers of
+            ranks that do.
     """
-    widths = {
-        "heads": config.num_heads,
-        "ff_dim": config.ff_dim,
-        "time_dim": config.time_dim,
-        "model_dim": config.model_dim,
-        "visual output width": prod(config.patch_size) * config.out_visual_dim,
-    }
+    if plan not in PLANS:
+        raise ValueError(f"unknown plan {plan!r}: choose one of {', '.join(PLANS)}")
+    widths = {"heads": config.num_heads}
+    if plan != "ulysses":
+        widths |= {"ff_dim": config.ff_dim, "time_dim": config.time_dim, "model_dim": config.model_dim}
+    if plan in TP_PLANS:
+        widths["visual output width"] = prod(config.patch_size) * config.out_visual_dim
+    kind = "Ulysses" if plan == "ulysses" else "tensor parallelism"
     for name, width in widths.items():
         if width % ranks:
             fits = [n for n in range(1, width + 1) if all(w % n == 0 for w in widths.values())]
             raise ValueError(
-                f"tensor parallelism over {ranks} ranks: {width} {name} are not divisible by {ranks}; "
+                f"{kind} over {ranks} ranks: {width} {name} are not divisible by {ranks}; "
                 f"this model runs on {', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks"
             )

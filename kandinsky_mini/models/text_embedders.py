@@ -4,7 +4,6 @@ Both classes are transformers' own. They load mini's tiny encoders as well as th
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,16 +12,7 @@ from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, 
 from ..config import TextConfig
 from ..limits import check_finite
 from .checkpoint import load_pretrained
-
-
-class TextEmbeds(NamedTuple):
-    """text (L, in_text_dim) holds one embedding for each token, pooled (1, in_text_dim2) one for the whole prompt."""
-
-    text: torch.Tensor
-    pooled: torch.Tensor
-
-    def to(self, device: torch.device | str) -> "TextEmbeds":
-        return TextEmbeds(self.text.to(device), self.pooled.to(device))
+from .text_embeds import TextEmbeds
 
 
 class TextEmbedder(nn.Module):

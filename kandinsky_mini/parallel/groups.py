@@ -16,7 +16,8 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 SECONDS = "KANDINSKY_TIMEOUT_SECONDS"
-LOADING = 15  # rank 0 alone loads the text encoders and the VAE, and encodes, which may take this many times as long
+# Rank 0 alone loads the text encoders and the VAE, and encodes. The others wait this many times as long for that.
+LOADING = 15
 
 
 class LauncherError(ValueError):

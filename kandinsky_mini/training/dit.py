@@ -11,7 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import SamplingConfig
 from ..models.dit import DiffusionTransformer3D
-from ..models.text_embedders import TextEmbedder, TextEmbeds
+from ..models.text_embedders import TextEmbedder
+from ..models.text_embeds import TextEmbeds
 from ..models.vae import decode
 from ..parallel.groups import rank
 from ..sampling import generate, predict_velocity
