@@ -40,7 +40,7 @@ def make(tmp_path):
 def test_an_environment_that_worked_survives_failed_updates(make, tmp_path):
     assert make(".venv/installed").returncode == 0
     (tmp_path / ".venv" / "mine").touch()
-    os.utime(tmp_path / "requirements.lock")
+    os.utime(tmp_path / ".venv" / "installed", (1e9, 1e9))  # long ago, so older than requirements.lock
     (tmp_path / "fail").touch()
     for _ in range(2):
         assert make(".venv/installed").returncode != 0
