@@ -139,9 +139,9 @@ def load_config(path: str | Path | None = None) -> Config:
         ConfigError: the file cannot be read or is not YAML, a key is unknown, missing or there twice, or a value has
             the wrong type or makes no model.
     """
-    path = Path("mini" if path is None else path)
-    if (CONFIGS / f"{path.name}.yaml").is_file() and path.name == str(path):
-        path = CONFIGS / f"{path}.yaml"
+    known = {file.stem: file for file in CONFIGS.glob("*.yaml")}
+    name = "mini" if path is None else str(path)
+    path = known.get(name, Path(name))
     values = _read(path)
     try:
         config = _build(Config, values, "")

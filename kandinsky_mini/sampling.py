@@ -74,9 +74,10 @@ def guided_velocity(
     v = v_null + guidance_weight * (v_text - v_null). Without a null text the result is v_text, from one forward.
     branches says how the two forwards are run; `map` runs one after the other.
     """
+    x = x.to(dit.dtype)
 
     def velocity_of(each: TextEmbeds) -> torch.Tensor:
-        return predict_velocity(dit, x.to(dit.dtype), time, each, sampling.scale_factor)
+        return predict_velocity(dit, x, time, each, sampling.scale_factor)
 
     if null_text is None:
         return velocity_of(text).float()

@@ -8,7 +8,7 @@ compiled, and the first warm-up step shows how long that takes. The values of th
 --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
 
 --engine diffusers times diffusers' model in the same loop instead, with the same sizes. On several GPUs it is sharded
-by cache-dit's plans for tensor parallelism or Ulysses (pip install cache-dit).
+by cache-dit's tensor-parallel plan (pip install cache-dit).
 """
 
 import argparse
@@ -93,8 +93,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     if args.plan and (args.layout.kind != "tp" or args.engine != "ours"):
         parser.error("--plan is for our layouts of kind tp")
-    if args.engine != "ours" and (args.layout.kind not in ("tp", "ulysses") or args.layout.cfg > 1):
-        parser.error(f"--engine {args.engine} has no layout {args.layout}: use tp or ulysses, without cfg")
+    if args.engine != "ours" and (args.layout.kind != "tp" or args.layout.cfg > 1):
+        parser.error(f"--engine {args.engine} has no layout {args.layout}: use tp, without cfg")
     args.plan = args.plan or args.layout.plan
     return args
 
@@ -121,13 +121,13 @@ def build_ours(
         raise
 
 
-def build_diffusers(config: Config, device: torch.device, kind: str) -> DiffusersDiT:
+def build_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
     """Build diffusers' model with random weights, on this rank's device and sharded if there are several ranks."""
     with torch.device(device):
         dit = draw_weights(DiffusersDiT(config.dit), device)
     dit.cast(compute_dtype(device))
     if world_size() > 1:
-        dit.shard(device.type, kind)
+        dit.shard(device.type)
     return dit
 
 
@@ -149,7 +149,10 @@ def count_wire_bytes(
     sampling: SamplingConfig,
     branches: Branches,
 ) -> float:
-    """Count what each rank sends in one step. The blocks must not be compiled yet, since a graph hides collectives."""
+    """Count what the rank that sends most sends in one step.
+
+    The blocks must not be compiled yet, since a graph hides collectives.
+    """
     with Ledger() as ledger:
         time = torch.ones(1, dtype=torch.float32, device=noise.device)
         guided_velocity(dit, noise, time, text, null_text, sampling, branches)
@@ -182,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     ours = args.engine == "ours"
     sampling = sampling_of(args, config)
     mesh = join(args.layout, device) if ours else None
-    dit = build_ours(args, config, device, mesh) if ours else build_diffusers(config, device, args.layout.kind)
+    dit = build_ours(args, config, device, mesh) if ours else build_diffusers(config, device)
     branches = branches_on(mesh)
     noise = draw_noise((*sampling.latent_size, config.dit.in_visual_dim), seed=1).to(device)
     text, null_text = (random_text(config, tokens, device) for tokens in args.tokens)

@@ -41,6 +41,7 @@ def repeated(call: Callable[[], object], device: torch.device, repeats: int) -> 
 
 
 def measure_linear(D: int, F: int, device: torch.device, repeats: int) -> list[dict]:
+    """Time linear layers with the shapes that the layouts give them."""
     shapes = {(rows, D, D) for rows in (TOKENS[0], TOKENS[0] // 2, TOKENS[0] // 4, TEXT_TOKENS)}
     for parts in SPLITS:
         widths = ((D, D // parts), (D // parts, D), (D, F // parts), (F // parts, D))
@@ -56,6 +57,7 @@ def measure_linear(D: int, F: int, device: torch.device, repeats: int) -> list[d
 
 
 def measure_attention(heads: int, head_dim: int, device: torch.device, repeats: int) -> list[dict]:
+    """Time attention over all tokens, with all heads and with the share of one rank."""
     attention, found = Attention(), []
     for tokens in TOKENS:
         for count in (heads // parts for parts in SPLITS):

@@ -1,6 +1,6 @@
 """Rank the layouts of a model on a number of GPUs by the step time that the cost model predicts:
 
-python launch/plan.py --gpus 8 --config kandinsky_mini/configs/lite_5s.yaml
+python launch/plan.py --gpus 8 --config lite_5s
 
 It needs no GPU. The times come from a record of launch/ceilings.py for one kind of GPU, by default the published one.
 They are good for models as large as Lite. For mini, launching a kernel takes longer than the kernel.
@@ -16,8 +16,6 @@ from kandinsky_mini.models.parallelize import check_divisible
 from kandinsky_mini.parallel.ceilings import Ceilings, load_ceilings
 from kandinsky_mini.parallel.cost import Prediction, predict
 from kandinsky_mini.parallel.layout import ParallelLayout, layouts_of
-
-PARTS = ("attention", "linear", "elementwise", "communication")
 
 
 def sort_out(config: Config, sampling: SamplingConfig, gpus: int) -> tuple[list[ParallelLayout], dict[str, str]]:
@@ -36,10 +34,10 @@ def sort_out(config: Config, sampling: SamplingConfig, gpus: int) -> tuple[list[
 
 def table(predictions: list[Prediction], one: Prediction, ceilings: Ceilings) -> str:
     """Return a line for each layout, the fastest first: its step, what the step consists of, its memory, its bytes."""
-    heads = "".join(f"{part:>14}" for part in PARTS)
+    heads = "".join(f"{part:>14}" for part in one.seconds)
     lines = [f"{'layout':15}{'s a step':>9}{'speedup':>9}{heads}{'GB a GPU':>10}{'GB sent':>9}"]
     for each in sorted(predictions, key=lambda each: each.step):
-        parts = "".join(f"{each.seconds[part]:14.3f}" for part in PARTS)
+        parts = "".join(f"{seconds:14.3f}" for seconds in each.seconds.values())
         numbers = f"{each.step:9.3f}{one.step / each.step:8.2f}x{parts}{each.peak_bytes / 1e9:10.1f}"
         too_much = "  more than the GPU has" if each.peak_bytes > ceilings.memory_bytes else ""
         lines.append(f"{each.layout!s:15}{numbers}{each.wire_bytes / 1e9:9.1f}{too_much}")

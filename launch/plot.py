@@ -23,7 +23,7 @@ from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, read_recor
 from kandinsky_mini.command import run
 from kandinsky_mini.config import CONFIGS, ROOT, load_config
 from kandinsky_mini.files import written_aside
-from kandinsky_mini.parallel.ceilings import FOLDER, load_ceilings
+from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS, load_ceilings
 from kandinsky_mini.parallel.cost import predict
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -204,10 +204,10 @@ def by_workload(records: list[Record]) -> list[list[Record]]:
 def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
     """Return what the cost model predicts for each record, by the ceilings of its kind of GPU.
 
-    They are read from the folder, else from the published records. Without any, or where the model does not know the
-    configuration, there is no prediction. It is for compiled blocks, and needs collectives between several GPUs.
+    The ceilings come from the folder or, if it has none for this GPU, from the published records. A prediction is None
+    where there are no ceilings, where the configuration is unknown, or where the blocks were not compiled.
     """
-    paths = [path for place in (folder, FOLDER) for path in sorted(place.glob("ceilings-*.json"))]
+    paths = [path for place in (folder, PUBLISHED_CEILINGS) for path in sorted(place.glob("ceilings-*.json"))]
     known = [each for each in map(load_ceilings, paths) if each.device == group[0].device and each.collectives]
     path = CONFIGS / f"{group[0].config}.yaml"
     if not (known and path.exists() and group[0].compiled):
@@ -218,7 +218,7 @@ def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
     return [predict(config.dit, sampling, record.layout, known[0], tokens).step for record in group]
 
 
-def layouts(records: list[Record], folder: Path = FOLDER) -> Figure:
+def layouts(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
     """Draw the step of each layout, with its fastest and slowest one, and a tick where the cost model predicts it."""
     groups = by_workload(records)
     rows = [len(group) for group in groups]
@@ -228,9 +228,11 @@ def layouts(records: list[Record], folder: Path = FOLDER) -> Figure:
     ranks = sorted({record.ranks for group in groups for record in group})
     colours = dict(zip(ranks, itertools.cycle((GREY, ORANGE, BLUE, GREEN, PURPLE)), strict=False))
     marks = [Patch(color=colour, label=f"{count} GPU{'s' * (count > 1)}") for count, colour in colours.items()]
-    for axis, group in zip(axes[:, 0], groups, strict=True):
+    predictions = [predicted_steps(group, folder) for group in groups]
+    if any(map(any, predictions)):
+        marks.append(Line2D([], [], color="black", linewidth=2, label="predicted"))
+    for axis, group, predicted in zip(axes[:, 0], groups, predictions, strict=True):
         one = next((record.step for record in group if record.ranks == 1), None)
-        predicted = predicted_steps(group, folder)
         for place, (record, tick) in enumerate(zip(group, predicted, strict=True)):
             low, high = min(record.slowest()), max(record.slowest())
             ends = [[record.step - low], [high - record.step]]
@@ -239,8 +241,6 @@ def layouts(records: list[Record], folder: Path = FOLDER) -> Figure:
                 axis.vlines(tick, place - 0.35, place + 0.35, color="black", linewidth=2)
             text = f"{record.step:.3f} s" + (f", {one / record.step:.2f}x" if one and record.ranks > 1 else "")
             axis.annotate(text, (max(high, tick or 0), place), (6, 0), textcoords="offset points", va="center")
-        if any(predicted) and len(marks) == len(colours):
-            marks.append(Line2D([], [], color="black", linewidth=2, label="predicted"))
         plans = [f", {record.plan}" if record.plan != record.layout.plan else "" for record in group]
         axis.set_yticks(range(len(group)), [f"{r.layout}{plan}" for r, plan in zip(group, plans, strict=True)])
         axis.set(title=name_of(group[0]), xlabel="seconds a step", xlim=(0, 1.2 * max(r.step for r in group)))

@@ -196,7 +196,7 @@ DIFFUSERS = ["--engine", "diffusers", "--random-weights"]
             ["--layout", "ulysses1", "--plan", "minimal"],
             "--plan is for our layouts of kind tp",
         ),
-        (benchmark, [*DIFFUSERS, "--layout", "tp_sp1"], "--engine diffusers has no layout tp_sp1: use tp or ulysses"),
+        (benchmark, [*DIFFUSERS, "--layout", "tp_sp1"], "--engine diffusers has no layout tp_sp1: use tp, without cfg"),
         (benchmark, ["--layout", "tp2"], "the layout tp2 needs 2 ranks, but 1 were started"),
         (benchmark, ["--layout", "best"], "'best' is not a layout: write a kind and a number of ranks"),
         (precision, ["--simulated", "3"], "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from kandinsky_mini.parallel.ceilings import FOLDER, load_ceilings
+from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS, load_ceilings
 from kandinsky_mini.parallel.ledger import Ledger
 
-PUBLISHED = sorted(FOLDER.glob("ceilings-*.json"))[:1]
+PUBLISHED = sorted(PUBLISHED_CEILINGS.glob("ceilings-*.json"))[:1]
 CPU = torch.device("cpu")
 SMALL, TEXT, D, F, HEADS, HEAD_DIM, REPEATS = (16, 32), 8, 8, 16, 4, 4, 3
 

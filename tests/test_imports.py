@@ -23,21 +23,23 @@ ARROWS = {
 }
 
 
-def test_import_is_light():
-    program = "import sys, kandinsky_mini; print(*sys.modules, sep='\\n')"
-    loaded = subprocess.run(
+def loaded_by(module: str) -> list[str]:
+    """Return the names of all modules that are loaded once a fresh Python has imported this one."""
+    program = f"import sys, {module}; print(*sys.modules, sep='\\n')"
+    return subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     ).stdout.split()
+
+
+def test_import_is_light():
+    loaded = loaded_by("kandinsky_mini")
     assert "kandinsky_mini" in loaded
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
 def test_ranks_sample_without_importing_the_text_encoders():
     """Ranks that a notebook starts would otherwise take seconds longer."""
-    program = "import sys, kandinsky_mini.parallel.guidance; print(*sys.modules, sep='\\n')"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    ).stdout.split()
+    loaded = loaded_by("kandinsky_mini.parallel.guidance")
     assert "kandinsky_mini.sampling" in loaded
     assert [name for name in loaded if name.startswith(("transformers", "diffusers"))] == []
 

@@ -39,8 +39,8 @@ class DiffusersDiT(nn.Module):
         check_compiler(self.model.visual_embeddings.in_layer.weight.device)
         self.model.compile_repeated_blocks(fullgraph=True)
 
-    def shard(self, device_type: str, kind: str) -> None:
-        """Shard over all ranks by cache-dit's plan of this kind, "tp" or "ulysses". This needs GPUs.
+    def shard(self, device_type: str) -> None:
+        """Shard over all ranks by cache-dit's tensor-parallel plan. This needs GPUs.
 
         Raises:
             ModuleNotFoundError: cache-dit is not installed. It is not a dependency of this repository.
@@ -48,11 +48,8 @@ class DiffusersDiT(nn.Module):
         import cache_dit
 
         join_group(device_type)
-        # In Ulysses cache-dit calls the attention itself, so it is told the kernel that SDPA takes otherwise.
-        sizes = {"tp": {"tp_size": world_size()}, "ulysses": {"ulysses_size": world_size()}}[kind]
-        kernel = {"attention_backend": "_native_cudnn"} if kind == "ulysses" else {}
         # Without a cache_config nothing is cached.
-        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(**sizes, **kernel))
+        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(tp_size=world_size()))
 
 
 def peer_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import ROOT
 from .ledger import RING
 
-FOLDER = ROOT / "assets" / "benchmarks" / "layouts"
+PUBLISHED_CEILINGS = ROOT / "assets" / "benchmarks" / "layouts"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _nearest(shapes: dict, wanted: tuple[int, ...]) -> tuple[int, ...]:
     return min(shapes, key=lambda shape: sum(abs(math.log(a / b)) for a, b in zip(shape, wanted, strict=True)))
 
 
-def load_ceilings(path: str | Path | None = None, folder: Path = FOLDER) -> Ceilings:
+def load_ceilings(path: str | Path | None = None, folder: Path = PUBLISHED_CEILINGS) -> Ceilings:
     """Read a record of launch/ceilings.py, by default the folder's first one in alphabetical order.
 
     Raises:
