@@ -38,7 +38,7 @@ def build_pipeline(
 
     mesh = join(layout, devices["dit"])
     fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
-    dit = build_dit(config.dit, devices["dit"], fill, mesh and mesh[layout.dimension], layout.plan)
+    dit = build_dit(config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan)
     text_embedder = vae = None
     if rank() == 0:
         encoders = weights["text_encoder"], weights["text_encoder2"]
@@ -78,7 +78,7 @@ def build_dit(
 
     Args:
         fill: called as fill(dit) after sharding. It must give every parameter its values on the device.
-        mesh: the ranks, along one dimension, that share the model; the default is no sharding.
+        mesh: the ranks that share the model, as parallelize_dit takes them; the default is no sharding.
         plan: the name of a plan in models/parallelize.py.
         dtype: the dtype of token activations; the default is compute_dtype(device).
 

@@ -115,7 +115,7 @@ def build_ours(
     else:
         fill = partial(load_weights, path=ROOT / config.weights.dit, device=device)
     try:
-        return build_dit(config.dit, device, fill, mesh and mesh[args.layout.dimension], args.plan)
+        return build_dit(config.dit, device, fill, mesh and mesh[args.layout.dimensions], args.plan)
     except CheckpointError as error:
         error.add_note("To run without a checkpoint, add --random-weights.")
         raise

@@ -68,6 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{config.name}, {seconds} s of video, {guided}, on {args.gpus} x {ceilings.device}: predicted")
     if predictions:
         print(table(predictions, one, ceilings))
+    else:
+        fewer = next(gpus for gpus in range(args.gpus - 1, 0, -1) if sort_out(config, sampling, gpus)[0])
+        print(f"no layout uses all {args.gpus} GPUs; the next smaller number with a layout is {fewer}")
     for reason, names in refused.items():
         print(f"cannot run: {names}: {reason}")
 

@@ -1,7 +1,7 @@
 """Run launch/benchmark.py for each number of ranks that fits, one after the other, and print a table at the end:
 
 python launch/sweep.py --config kandinsky_mini/configs/lite_5s.yaml --random-weights   # 1, 2, 4 and 8 GPUs
-python launch/sweep.py --layouts tp tp_sp ulysses cfg2-tp cfg2-ulysses ...             # more than the talk's plan
+python launch/sweep.py --layouts tp tp_sp ulysses cfg2-tp ulysses4x2 ...               # more than the talk's plan
 python launch/sweep.py --device cpu                                                    # ranks x threads
 
 Options that sweep.py does not know are passed to benchmark.py. On a CPU the ranks share the cores that threads would
@@ -16,47 +16,54 @@ import sys
 from pathlib import Path
 
 import torch
-from benchmark import parse_args
+from benchmark import parse_args, sampling_of
 
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
 from kandinsky_mini.bench.options import config_file, device, folder
 from kandinsky_mini.bench.records import FOLDER, Record, load_records
 from kandinsky_mini.command import run, run_program
-from kandinsky_mini.config import DiTConfig, load_config
+from kandinsky_mini.config import DiTConfig, SamplingConfig, load_config
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")
 GPUS = (1, 2, 4, 8)
 
 
-def layouts(config: DiTConfig, counts: list[int], families: list[ParallelLayout]) -> list[ParallelLayout]:
-    """Return the layouts of these families on so many ranks. Print why others are left out.
+def layouts(config: DiTConfig, sampling: SamplingConfig, counts: list[int], wanted: list[str]) -> list[ParallelLayout]:
+    """Return the wanted layouts on so many ranks. Print why others are left out.
 
     On one rank for each branch there is only one layout, because nothing is left to split.
     """
     kept = [ParallelLayout()] if 1 in counts else []
-    for count, family in itertools.product([count for count in counts if count > 1], families):
-        if count % family.cfg:
-            print(f"left out: {count} ranks have no two halves, which cfg2 needs", flush=True)
-            continue
-        size = count // family.cfg
-        layout = ParallelLayout(family.kind if size > 1 else "tp", size, family.cfg)
+    for count, text in itertools.product([count for count in counts if count > 1], wanted):
+        layout = of_ranks(text, count)
         try:
+            if layout.ranks != count:
+                raise ValueError(f"it has no form for {count} ranks")
             layout.check(config, count)
+            layout.check_run(sampling, config.patch_size)
             kept += [layout] if layout not in kept else []
         except ValueError as error:
             print(f"left out: {layout}: {error}", flush=True)
     return kept
 
 
-def family(text: str) -> ParallelLayout:
-    """Read a layout without its size, such as "tp" or "cfg2-ulysses". The size of the result is 1."""
+def of_ranks(text: str, count: int) -> ParallelLayout:
+    """Read a layout with its size, such as "ulysses4x2", or give so many ranks to one without, such as "cfg2-tp"."""
     if text[-1:].isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} has a size: leave it out, because all sizes are tried")
+        return ParallelLayout.parse(text)
+    one = ParallelLayout.parse(f"{text}1")
+    size = max(1, count // one.cfg)
+    return ParallelLayout(one.kind if size > 1 else "tp", size, one.cfg)
+
+
+def wanted(text: str) -> str:
+    """Accept a layout with or without its size."""
     try:
-        return ParallelLayout.parse(f"{text}1")
+        of_ranks(text, 1)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def benchmark(layout: ParallelLayout, options: list[str]) -> int:
@@ -70,18 +77,19 @@ def benchmark(layout: ParallelLayout, options: list[str]) -> int:
     return 0
 
 
-def on_gpus(config: DiTConfig, families: list[ParallelLayout], options: list[str]) -> list[int]:
-    counts = [count for count in GPUS if count <= torch.cuda.device_count()]
-    return [benchmark(layout, options) for layout in layouts(config, counts, families)]
+def on_gpus(config: DiTConfig, sampling: SamplingConfig, names: list[str], options: list[str]) -> list[int]:
+    counts = {*GPUS, *(of_ranks(name, 1).ranks for name in names)}
+    counts = sorted(count for count in counts if count <= torch.cuda.device_count())
+    return [benchmark(layout, options) for layout in layouts(config, sampling, counts, names)]
 
 
-def on_cpu(config: DiTConfig, families: list[ParallelLayout], options: list[str]) -> list[int]:
+def on_cpu(config: DiTConfig, sampling: SamplingConfig, names: list[str], options: list[str]) -> list[int]:
     """Run 1 rank with 1 thread, 1 rank with N threads and N ranks with 1 thread, on N cores."""
     cores = max(1, int(effective_cores()))
     capacity = parallel_capacity(cores)
     print(f"parallel capacity: {capacity:.2f} of {cores} cores", flush=True)
     options = [*options, "--device", "cpu", "--capacity", f"{capacity:.3f}"]
-    one, *several = layouts(config, [1, cores], families)
+    one, *several = layouts(config, sampling, [1, cores], names)
     runs = [(one, 1), (one, cores), *((layout, 1) for layout in several)]
     return [benchmark(layout, [*options, "--threads", str(threads)]) for layout, threads in runs]
 
@@ -107,13 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=config_file, nargs="+", help="YAML files; default: mini")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=device, default=default, choices=("cuda", "cpu"))
-    which = {"nargs": "+", "type": family, "default": [ParallelLayout()], "metavar": "LAYOUT"}
-    parser.add_argument("--layouts", **which, help="without their sizes, such as tp cfg2-ulysses (default: tp)")
+    which = {"nargs": "+", "type": wanted, "default": ["tp"], "metavar": "LAYOUT"}
+    sizes = "without their sizes, for every number of ranks, or with one, such as tp ulysses4x2 (default: tp)"
+    parser.add_argument("--layouts", **which, help=sizes)
     parser.add_argument("--out", type=folder, default=str(FOLDER), help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
     # Try the options for benchmark.py here, so that a mistake is reported once and not in every run.
-    parse_args(["--device", args.device, "--out", str(args.out), *others])
+    run_of = parse_args(["--device", args.device, "--out", str(args.out), *others])
     try:
         load_records(args.out)  # a record that cannot be read would keep the table from being printed at the end
     except ValueError as error:
@@ -121,9 +130,10 @@ def main(argv: list[str] | None = None) -> None:
     failed = 0
     for path in args.config or [None]:
         options = ["--out", str(args.out), *others, *(["--config", path] if path else [])]
-        config = load_config(path).dit
+        config = load_config(path)
         run_all = on_gpus if args.device == "cuda" else on_cpu
-        failed += sum(status != 0 for status in run_all(config, args.layouts, options))
+        statuses = run_all(config.dit, sampling_of(run_of, config), args.layouts, options)
+        failed += sum(status != 0 for status in statuses)
     gpus = args.device == "cuda"
     print(table([record for record in load_records(args.out) if (record.gpus > 0) == gpus and not record.parts]))
     if failed:

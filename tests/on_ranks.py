@@ -54,10 +54,20 @@ def tp_mesh() -> DeviceMesh:
     return ParallelLayout("tp", world_size()).device_mesh("cpu")
 
 
-def parity(model: torch.nn.Module, inputs: tuple, plan: str) -> dict[str, float]:
+def layouts_and_plans() -> dict[str, tuple[ParallelLayout, str]]:
+    """Return all plans, each with a layout of these ranks. "queries" is Ulysses on a mesh of two dimensions."""
+    runs = {plan: (ParallelLayout("tp", world_size()), plan) for plan in PLANS}
+    return runs | {"queries": (ParallelLayout("ulysses", world_size() // 2, queries=2), "ulysses")}
+
+
+def shard(model: torch.nn.Module, layout: ParallelLayout, plan: str) -> torch.nn.Module:
+    return parallelize_dit(copy.deepcopy(model), layout.device_mesh("cpu")[layout.dimensions], plan)
+
+
+def parity(model: torch.nn.Module, inputs: tuple, layout: ParallelLayout, plan: str) -> dict[str, float]:
     """Return how far each sharded module is from the unsharded one, when both are given the same inputs."""
     seen = inputs_and_outputs(copy.deepcopy(model), inputs)
-    sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
+    sharded = shard(model, layout, plan)
     differences = {}
     for name, whole in seen.items():
         args, output = share_of_rank(plan, name, *whole, rank(), world_size())
@@ -65,9 +75,9 @@ def parity(model: torch.nn.Module, inputs: tuple, plan: str) -> dict[str, float]
     return differences
 
 
-def ledger(model: torch.nn.Module, inputs: tuple, plan: str) -> dict[str, object]:
-    predicted = predict_collectives(model.config, TOKENS, TEXT_TOKENS, 4, world_size(), plan)
-    sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
+def ledger(model: torch.nn.Module, inputs: tuple, layout: ParallelLayout, plan: str) -> dict[str, object]:
+    predicted = predict_collectives(model.config, TOKENS, TEXT_TOKENS, 4, layout.size, plan, layout.queries)
+    sharded = shard(model, layout, plan)
     with Ledger(sharded) as counted:
         sharded(*inputs)
     return verdict(predicted, counted.entries)
@@ -87,7 +97,7 @@ def guidance(model: torch.nn.Module, inputs: tuple, kind: str) -> dict[str, obje
     """
     layout = ParallelLayout(kind, world_size() // 2, cfg=2)
     mesh = layout.device_mesh("cpu")
-    sharded = parallelize_dit(copy.deepcopy(model), mesh[layout.dimension], layout.plan)
+    sharded = parallelize_dit(copy.deepcopy(model), mesh[layout.dimensions], layout.plan)
     x, text, pooled, time, *_ = inputs
     texts = [TextEmbeds(text, pooled), TextEmbeds(text[:-3] + 0.5, pooled - 0.5)]
     settings = SamplingConfig(0, 0, 0, num_steps=1, guidance_weight=5.0, scheduler_scale=1.0, scale_factor=(1, 1, 1))
@@ -103,9 +113,9 @@ def guidance(model: torch.nn.Module, inputs: tuple, kind: str) -> dict[str, obje
     }
 
 
-def compiled(model: torch.nn.Module, inputs: tuple, plan: str) -> float:
+def compiled(model: torch.nn.Module, inputs: tuple, layout: ParallelLayout, plan: str) -> float:
     """Return how far the sharded model with compiled blocks is from the unsharded, uncompiled one, for two prompts."""
-    sharded = parallelize_dit(copy.deepcopy(model), tp_mesh(), plan)
+    sharded = shard(model, layout, plan)
     compile_blocks(sharded)
     x, text, pooled, time, positions, _ = inputs
     shorter = (x, text[:-2], pooled, time, positions, torch.arange(len(text) - 2))
@@ -155,7 +165,7 @@ def other_layouts(seed: int) -> tuple[bool, dict[str, torch.Tensor | None]]:
     """Make a video with each other layout. Return whether the branches ran side by side where they should."""
     ranks = world_size()
     videos, side_by_side = {}, []
-    for name in (f"tp_sp{ranks}", f"ulysses{ranks}", f"cfg2-tp{ranks // 2}"):
+    for name in (f"tp_sp{ranks}", f"ulysses{ranks}", f"cfg2-tp{ranks // 2}", f"ulysses{ranks // 2}x2"):
         pipe = get_T2V_pipeline("cpu", layout=name)
         videos[name] = pipe("a cat in a red hat", time_length=0, num_steps=4, seed=seed, progress=False)
         side_by_side.append(isinstance(pipe.branches, SideBySide) == name.startswith("cfg2"))
@@ -170,14 +180,15 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     model = random_model()
     inputs = random_inputs(model)
     measured = {"ranks": world_size(), "seed": seed, "parity": {}, "ledger": {}, "guidance": {}}
-    for plan in PLANS:
-        measured["parity"][plan] = parity(model, inputs, plan)
-        measured["ledger"][plan] = ledger(model, inputs, plan)
+    runs = layouts_and_plans()
+    for name, run in runs.items():
+        measured["parity"][name] = parity(model, inputs, *run)
+        measured["ledger"][name] = ledger(model, inputs, *run)
     for kind in KINDS:
         measured["guidance"][kind] = guidance(model, inputs, kind)
     # Compiling takes long, so two ranks have to be enough. It needs a C++ compiler and a path without spaces.
     if world_size() == 2 and shutil.which("c++") and " " not in torch.__file__:
-        measured["compiled"] = {plan: compiled(model, inputs, plan) for plan in PLANS if plan != "minimal"}
+        measured["compiled"] = {name: compiled(model, inputs, *run) for name, run in runs.items() if name != "minimal"}
     measured["drawn"], measured["spare_bytes_drawn"] = drawn(inputs)
     measured["spare_bytes_loaded"] = spare_bytes(pipe.dit)
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))

@@ -14,7 +14,7 @@ from kandinsky_mini.bench.records import PUBLISHED, load_records
 from kandinsky_mini.config import load_config
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.parallel import cost
-from kandinsky_mini.parallel.ceilings import Ceilings, load_ceilings
+from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS, Ceilings, load_ceilings
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import simulated_ranks
 
@@ -58,6 +58,13 @@ def test_one_gpu_does_the_arithmetic_of_the_model():
     assert one.seconds["communication"] == one.wire_bytes == 0
 
 
+def test_split_queries_split_all_of_a_step():
+    one, eight = predict("tp1").seconds, predict("ulysses4x2").seconds
+    assert eight["attention"] == pytest.approx(one["attention"] / 8, rel=0.01)
+    assert eight["linear"] == pytest.approx(one["linear"] / 8, rel=0.06)  # text blocks are not split
+    assert predict("ulysses4x2").activation_bytes < predict("ulysses4").activation_bytes
+
+
 @pytest.mark.parametrize("kind", ["tp", "tp_sp", "ulysses"])
 def test_what_each_kind_splits(kind):
     one, four = predict("tp1").seconds, predict(f"{kind}4").seconds
@@ -73,6 +80,9 @@ def test_what_each_kind_sends():
     forwards, blocks, x = 2, 32, 47_616 * 1792 * 2
     for kind, share in (("tp", 6 * 3 / 4), ("tp_sp", 6 * 3 / 4), ("ulysses", 4 * 3 / 16)):
         assert predict(f"{kind}4").wire_bytes == pytest.approx(forwards * blocks * share * x, rel=0.02), kind
+    # Four groups of heads, each of 2 ranks: all-to-alls of half of the tokens, and keys and values of a quarter.
+    sent = forwards * blocks * (4 * 3 / 16 / 2 + 2 / 2 / 4) * x
+    assert predict("ulysses4x2").wire_bytes == pytest.approx(sent, rel=0.02)
     velocity = 31 * 64 * 96 * 16 * 2
     assert predict("cfg2-tp1").wire_bytes == 2 * velocity / 2
 
@@ -140,18 +150,24 @@ def ranking(capsys, record, *options: str) -> tuple[list[str], list[str]]:
     return [line.split()[0] for line in lines[2:] if line not in refused], refused
 
 
-def test_eight_gpus_have_three_layouts_for_28_heads(capsys, record):
+def test_eight_gpus_have_six_layouts_for_28_heads(capsys, record):
     ranked, refused = ranking(capsys, record, "--gpus", "8")
-    assert ranked == ["cfg2-ulysses4", "cfg2-tp_sp4", "cfg2-tp4"]
+    ulysses = ["cfg2-ulysses4", "cfg2-ulysses2x2", "ulysses4x2", "ulysses2x4"]
+    assert ranked == [*ulysses, "cfg2-tp_sp4", "cfg2-tp4"]
     assert [line.split(": ")[1] for line in refused] == ["tp8, tp_sp8", "ulysses8"]
     assert all("28 heads are not divisible by 8" in line for line in refused)
 
 
-def test_without_guidance_eight_gpus_have_none(capsys, record):
+def test_without_guidance_eight_gpus_split_queries(capsys, record):
     ranked, refused = ranking(capsys, record, "--gpus", "8", "--unguided")
-    assert ranked == []
+    assert ranked == ["ulysses4x2", "ulysses2x4"]
     branches = [line for line in refused if "with a guidance weight of 1 there is only one" in line]
-    assert [line.split(": ")[1] for line in branches] == ["cfg2-tp4, cfg2-tp_sp4, cfg2-ulysses4"]
+    assert [line.split(": ")[1] for line in branches] == ["cfg2-tp4, cfg2-tp_sp4, cfg2-ulysses4, cfg2-ulysses2x2"]
+
+
+def test_where_no_layout_fits_the_next_smaller_number_of_gpus_is_named(capsys, record):
+    plan.main(["--config", "lite_5s", "--ceilings", str(record), "--gpus", "9"])
+    assert "no layout uses all 9 GPUs; the next smaller number with a layout is 8" in capsys.readouterr().out
 
 
 def test_one_gpu_has_one_layout(capsys, record):
@@ -172,14 +188,27 @@ def test_a_plan_needs_ceilings(capsys, tmp_path):
     assert "x.json is no record of launch/ceilings.py" in capsys.readouterr().err
 
 
-RECORDS = [record for record in load_records(PUBLISHED / "layouts") if record.engine == "ours"]
+CEILINGS_OF = {each.device: each for each in map(load_ceilings, PUBLISHED_CEILINGS.glob("ceilings-*.json"))}
+RECORDS = [
+    record
+    for folder in (PUBLISHED, PUBLISHED / "layouts", PUBLISHED / "layouts_h200")
+    for record in load_records(folder)
+    if record.engine == "ours" and record.gpus and not record.parts
+]
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.config}-{record.layout}")
+def test_ceilings_are_published_for_each_kind_of_gpu_that_has_records():
+    assert len(RECORDS) > 25
+    assert set(CEILINGS_OF) == {record.device for record in RECORDS}
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.device}-{record.config}-{record.layout}")
 def test_what_was_recorded_on_gpus_is_what_the_model_says(record):
     """Bytes are exact, whether sent or held. Memory is close, and so is the time of every layout that was measured."""
     config = load_config(record.config)
-    found = cost.predict(config.dit, config.sampling, record.layout, load_ceilings(), tuple(record.text_tokens))
+    found = cost.predict(
+        config.dit, config.sampling, record.layout, CEILINGS_OF[record.device], tuple(record.text_tokens)
+    )
     assert found.wire_bytes == record.wire_bytes
     assert {found.weight_bytes} == set(record.weight_bytes)
     assert found.peak_bytes == pytest.approx(max(record.peak_bytes), abs=0.1e9)

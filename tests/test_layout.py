@@ -3,10 +3,11 @@
 import dataclasses
 
 import pytest
-from helpers import SMALL
+from helpers import SMALL, random_model
 
 from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.config import CONFIGS, load_config
+from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.parallel.guidance import branches_on
 from kandinsky_mini.parallel.layout import ParallelLayout, fitting_layouts
 from kandinsky_mini.parallel.simulation import simulated_ranks
@@ -16,6 +17,7 @@ FORMS = {
     "tp4": ParallelLayout("tp", 4),
     "tp_sp2": ParallelLayout("tp_sp", 2),
     "cfg2-ulysses4": ParallelLayout("ulysses", 4, cfg=2),
+    "ulysses4x2": ParallelLayout("ulysses", 4, queries=2),
 }
 
 
@@ -26,7 +28,7 @@ def test_a_layout_is_printed_as_it_is_parsed(text):
 
 
 def test_the_ranks_of_a_layout_are_those_of_all_branches():
-    assert [layout.ranks for layout in FORMS.values()] == [1, 4, 2, 8]
+    assert [layout.ranks for layout in FORMS.values()] == [1, 4, 2, 8, 8]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,8 @@ def test_the_ranks_of_a_layout_are_those_of_all_branches():
         *((text, f"'{text}' is not a layout") for text in ("", "tp", "4", "tp0", "tp4-cfg2", "tp 4", "tp-4")),
         ("cfg2", "unknown kind of layout 'cfg': choose one of tp, tp_sp, ulysses"),
         ("best4", "unknown kind of layout 'best': choose one of tp, tp_sp, ulysses"),
+        ("tp4x2", "only Ulysses can split queries, as in ulysses4x2, but tp4x2 is a layout of tp"),
+        ("ulysses4x0", "'ulysses4x0' is not a layout"),
         ("cfg3-tp2", r"cfg must be 1 \(all ranks compute both branches\) or 2 \(half of them each\), not 3"),
     ],
 )
@@ -49,6 +53,12 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
     with simulated_ranks(FORMS["cfg2-ulysses4"]) as mesh:
         assert mesh.mesh_dim_names == ("cfg_parallel", "context_parallel")
         assert mesh.mesh.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]  # the ranks of one branch are neighbours
+    with simulated_ranks(FORMS["ulysses4x2"]) as mesh:
+        assert mesh.mesh_dim_names == ("query_parallel", "context_parallel")
+        assert mesh.mesh.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]  # those that trade tokens for heads are neighbours
+    with simulated_ranks(ParallelLayout("ulysses", 2, cfg=2, queries=2)) as mesh:
+        assert mesh.mesh_dim_names == ("cfg_parallel", "query_parallel", "context_parallel")
+        assert mesh.mesh.tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
 
 
 @pytest.mark.parametrize(
@@ -57,8 +67,13 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
         ("tp4", 2, "the layout tp4 needs 4 ranks, but 2 were started: use torchrun --nproc-per-node 4"),
         ("tp3", 3, "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
         ("ulysses3", 3, "Ulysses over 3 ranks: 8 heads are not divisible by 3"),
-        ("tp16", 16, "over 16 ranks by cfg2-tp8 or cfg2-tp_sp8 or cfg2-ulysses8, for which the run must be guided$"),
-        ("tp32", 32, "8 heads are not divisible by 32; this model runs on 1, 2, 4 or 8 ranks$"),
+        (
+            "tp16",
+            16,
+            r"\. 16 ranks can split it by ulysses8x2 or ulysses4x4 or ulysses2x8, or by cfg2-tp8 or cfg2-tp_sp8",
+        ),
+        ("tp16", 16, "or cfg2-ulysses2x4, for which the run must be guided$"),
+        ("tp5", 5, "8 heads are not divisible by 5; this model runs on 1, 2, 4 or 8 ranks$"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
@@ -70,11 +85,20 @@ def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
 def test_what_28_heads_can_do_on_8_ranks():
     lite = load_config(CONFIGS / "lite_5s.yaml").dit
     with pytest.raises(
-        ValueError, match="28 heads are not divisible by 8; .* over 8 ranks by cfg2-tp4 or .* must be guided"
+        ValueError, match="28 heads are not divisible by 8; .* 8 ranks can .* by ulysses4x2 .* cfg2-tp4 .* guided"
     ):
         ParallelLayout("tp", 8).check(lite, 8)
     assert list(map(str, fitting_layouts(lite, 7))) == ["ulysses7"]
-    assert list(map(str, fitting_layouts(lite, 8))) == ["cfg2-tp4", "cfg2-tp_sp4", "cfg2-ulysses4"]
+    guided = ["cfg2-tp4", "cfg2-tp_sp4", "cfg2-ulysses4", "cfg2-ulysses2x2"]
+    assert list(map(str, fitting_layouts(lite, 8))) == ["ulysses4x2", "ulysses2x4", *guided]
+
+
+def test_queries_are_split_by_ulysses_alone():
+    with pytest.raises(ValueError, match="the queries of a layout need at least 1 rank, not 0"):
+        ParallelLayout("ulysses", 4, queries=0)
+    with simulated_ranks(FORMS["ulysses4x2"]) as mesh:
+        with pytest.raises(ValueError, match=r"the plan 'talk' needs a mesh of one dimension, not \('query_parallel'"):
+            parallelize_dit(random_model(), mesh, "talk")
 
 
 def test_a_run_without_guidance_has_no_branches_to_split():
@@ -94,6 +118,9 @@ def test_tokens_that_do_not_divide_are_refused(kind):
     with pytest.raises(ValueError, match=message):
         ParallelLayout(kind, 4).check_run(odd, (1, 2, 2))
     ParallelLayout(kind, 4).check_run(dataclasses.replace(odd, width=64), (1, 2, 2))
+    if kind == "ulysses":
+        with pytest.raises(ValueError, match="tokens are not divisible by 4"):
+            ParallelLayout(kind, 2, queries=2).check_run(odd, (1, 2, 2))
     ParallelLayout("tp", 4).check_run(odd, (1, 2, 2))
 
 

@@ -18,7 +18,7 @@ from kandinsky_mini.parallel.tensors import local_value
 
 
 @torch.no_grad()
-def count(model, inputs, ranks: int, plan: str = "talk") -> list[Entry]:
+def count(model, inputs, ranks: ParallelLayout | int, plan: str = "talk") -> list[Entry]:
     with simulated_ranks(ranks) as mesh:
         parallelize_dit(model, mesh, plan)
         with Ledger(model) as ledger:
@@ -33,6 +33,14 @@ def test_every_collective_is_where_the_formula_has_it(ranks, plan):
     inputs = random_inputs(model)
     predicted = predict_collectives(SMALL, TOKENS, TEXT_TOKENS, 4, ranks, plan)
     counted = count(model, inputs, ranks, plan)
+    assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
+
+
+@pytest.mark.parametrize("text", ["ulysses4x2", "ulysses2x2", "ulysses1x4"])
+def test_the_formula_has_what_split_queries_send(text):
+    model, layout = random_model(), ParallelLayout.parse(text)
+    predicted = predict_collectives(SMALL, TOKENS, TEXT_TOKENS, 4, layout.size, "ulysses", layout.queries)
+    counted = count(model, random_inputs(model), layout, "ulysses")
     assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
 
 

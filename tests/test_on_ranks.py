@@ -50,7 +50,7 @@ def measured(request, tmp_path_factory) -> dict:
     return measure(request.param, 1, 4, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", [*PLANS, "queries"])
 def test_every_module_gives_what_the_unsharded_one_gives(measured, plan):
     differences = measured["parity"][plan]
     assert len(differences) == len(MODULES)
@@ -69,7 +69,7 @@ def test_compiled_blocks_give_the_same(measured):
     assert max(measured["compiled"].values()) < MODEL_BAR, measured["compiled"]
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", [*PLANS, "queries"])
 def test_the_ledger_counts_what_the_formula_predicts(measured, plan):
     assert measured["ledger"][plan]["right"], "\n" + measured["ledger"][plan]["table"]
 
@@ -95,7 +95,7 @@ def test_the_video_is_that_of_one_process(measured, alone):
 def test_other_layouts_give_the_image_of_one_process(measured):
     image = video_of_one_process(0, 4, measured["seed"])
     assert measured["side_by_side"]
-    assert len(measured["others"]) == 3
+    assert len(measured["others"]) == 4
     for name, other in measured["others"].items():
         assert (image.int() - other.int()).abs().max() <= 1, name
 

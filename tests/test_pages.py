@@ -137,6 +137,29 @@ def test_the_benchmark_s_page_says_how_wrong_the_predictions_are(layouts):
     assert len(alike) > 20 and all(abs(a.step / b.step - 1) < 0.01 for (a, _), (b, _) in wrong)
 
 
+def test_the_benchmark_s_page_has_the_records_of_split_queries():
+    page, folder = read("assets", "benchmarks", "README.md"), PUBLISHED / "layouts_h200"
+    ceilings = load_ceilings(PUBLISHED / "layouts" / "ceilings-h200.json")
+
+    def predicted(record: Record) -> float:
+        config = load_config(record.config)
+        return predict(config.dit, config.sampling, record.layout, ceilings, tuple(record.text_tokens)).step
+
+    records = {str(record.layout): record for record in load_records(folder)}
+    table = page.split("| layout, 5 s of video |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(records)
+    for record in records.values():
+        video, name, *cells = row_of_layout(record, predicted(record), records["tp1"]).strip("| ").split(" | ")
+        assert f"| {video.removeprefix('5 s of video, ')}, {name} | {' | '.join(cells)} |" in table
+        assert record.date in page and record.device == ceilings.device
+    slower = records["ulysses2x2"].step / records["ulysses4"].step - 1
+    assert f"takes {100 * slower:.1f} % longer than one of `ulysses4`" in page
+    on_h200 = [record for record in [*records.values(), *load_records(PUBLISHED)] if record.engine == "ours"]
+    on_h200 = [record for record in on_h200 if record.gpus and not record.parts]
+    below = [100 * (1 - predicted(record) / record.step) for record in on_h200]
+    assert f"the prediction is {min(below):.1f} to {max(below):.1f} % below the measured step" in page
+
+
 def test_the_benchmark_s_page_compares_the_layouts_as_the_records_do(layouts):
     page = " ".join(read("assets", "benchmarks", "README.md").split())
     of = {(record.seconds_of_video, str(record.layout)): record for record, predicted in layouts if predicted}

@@ -13,13 +13,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from kandinsky_mini.models import parallelize
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
+from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import per_rank, simulated_ranks
 
 BLOCKS, HEADS = SMALL.num_visual_blocks, SMALL.num_heads
 
 
 @torch.no_grad()
-def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: int, plan: str, after=None):
+def run_sharded(model: DiffusionTransformer3D, inputs: tuple, ranks: ParallelLayout | int, plan: str, after=None):
     """Return what every rank gets, and how many collectives of each kind run. `after` may spoil the sharded model."""
     model = copy.deepcopy(model)
     with simulated_ranks(ranks) as mesh:
@@ -69,6 +70,34 @@ def test_ulysses_gives_the_very_same_numbers(ranks):
     inputs = random_inputs(model)
     outputs, _ = run_sharded(model, inputs, ranks, "ulysses")
     assert difference(outputs, model, inputs) == 0
+
+
+SPLIT_QUERIES = ParallelLayout("ulysses", 2, queries=2)
+# Ulysses' collectives, keys and values gathered in each block, and one more all-gather at the end.
+EXPECTED_QUERIES = {"shard_dim_alltoall": 4 * BLOCKS, "all_gather_into_tensor": 2 * BLOCKS + 2}
+
+
+def test_split_queries_give_the_very_same_numbers():
+    model = random_model()
+    inputs = random_inputs(model)
+    outputs, counts = run_sharded(model, inputs, SPLIT_QUERIES, "ulysses")
+    assert len(outputs) == 4 and difference(outputs, model, inputs) == 0
+    assert counts == EXPECTED_QUERIES
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(i, name) for i, plan in enumerate(parallelize.query_plans()) for name in plan]
+)
+def test_no_entry_of_the_plans_of_queries_can_be_left_out(monkeypatch, part, name):
+    plans, model = parallelize.query_plans(), random_model()
+    del plans[part][name]
+    monkeypatch.setattr(parallelize, "query_plans", lambda: plans)
+    inputs = random_inputs(model)
+    try:
+        outputs, _ = run_sharded(model, inputs, SPLIT_QUERIES, "ulysses")
+    except RuntimeError:
+        return
+    assert not difference(outputs, model, inputs) < MODEL_BAR
 
 
 def test_a_mesh_of_one_changes_nothing():

@@ -265,16 +265,18 @@ def test_a_sweep_s_speedups_are_over_one_rank_with_one_thread():
     ]
 
 
-def families(*names: str) -> list[ParallelLayout]:
-    return [sweep.family(name) for name in names]
+def swept(counts: list[int], *names: str, **changes) -> str:
+    """Return the layouts that a sweep over so many ranks runs."""
+    config = load_config("lite_5s")
+    sampling = dataclasses.replace(config.sampling, **changes)
+    return " ".join(map(str, sweep.layouts(config.dit, sampling, counts, list(names))))
 
 
 def test_a_sweep_runs_each_family_on_each_number_of_ranks(capsys):
     """One rank for each branch has only one layout, and what does not fit is said."""
-    lite_dit = load_config("lite_5s").dit
-    found = sweep.layouts(lite_dit, [1, 2, 4, 8], families("tp", "ulysses", "cfg2-tp", "cfg2-ulysses"))
+    found = swept([1, 2, 4, 8], "tp", "ulysses", "cfg2-tp", "cfg2-ulysses")
     expected = "tp1 tp2 ulysses2 cfg2-tp1 tp4 ulysses4 cfg2-tp2 cfg2-ulysses2 cfg2-tp4 cfg2-ulysses4"
-    assert list(map(str, found)) == expected.split()
+    assert found == expected
     left_out = capsys.readouterr().out.splitlines()
     assert [line.split(" over 8 ranks: ")[0] for line in left_out] == [
         "left out: tp8: tensor parallelism",
@@ -284,11 +286,22 @@ def test_a_sweep_runs_each_family_on_each_number_of_ranks(capsys):
 
 
 def test_a_sweep_over_some_numbers_of_ranks(capsys):
-    lite_dit = load_config("lite_5s").dit
-    assert sweep.layouts(lite_dit, [1], families("ulysses")) == [ParallelLayout()]
-    assert sweep.layouts(lite_dit, [2], families("tp_sp")) == [ParallelLayout("tp_sp", 2)]
-    assert sweep.layouts(lite_dit, [3], families("cfg2-tp")) == []
-    assert "left out: 3 ranks have no two halves, which cfg2 needs" in capsys.readouterr().out
+    assert swept([1], "ulysses") == "tp1"
+    assert swept([2], "tp_sp") == "tp_sp2"
+    assert swept([8], "ulysses4x2", "cfg2-ulysses2x2") == "ulysses4x2 cfg2-ulysses2x2"
+    assert capsys.readouterr().out == ""
+    assert swept([3], "cfg2-tp") == swept([4], "ulysses4x2") == ""
+    assert capsys.readouterr().out.splitlines() == [
+        "left out: cfg2-tp1: it has no form for 3 ranks",
+        "left out: ulysses4x2: it has no form for 4 ranks",
+    ]
+
+
+def test_a_sweep_leaves_out_what_the_run_cannot_split(capsys):
+    """An unguided run has one branch, and so many tokens are not divisible by 7."""
+    assert swept([2], "tp", "cfg2-tp", guidance_weight=1.0) == "tp2"
+    assert swept([7], "ulysses") == ""
+    assert [line.split(":")[1] for line in capsys.readouterr().out.splitlines()] == [" cfg2-tp1", " ulysses7"]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +310,7 @@ def test_a_sweep_over_some_numbers_of_ranks(capsys):
         ("best", "unknown kind of layout 'best'"),
         ("cfg3-tp", "cfg must be 1"),
         ("-", "not a layout"),
-        ("tp4", "has a size"),
+        ("tp0", "not a layout"),
     ],
 )
 def test_a_family_that_is_none_is_refused(text, message, capsys):

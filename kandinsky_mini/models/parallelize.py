@@ -2,7 +2,7 @@
 
 "talk" is the talk's tensor parallelism, and "minimal" leaves out those of its entries that change nothing. "tp_sp" adds
 sequence parallelism: between the layers that are split, each rank keeps only its own share of the tokens. "ulysses"
-splits tokens alone, and no weights.
+splits tokens alone, and no weights. On a mesh of two dimensions, it uses more ranks than the heads can be divided by.
 
 A plan maps the name of a submodule to a style. The comment beside each entry says what comes in, what goes out, and
 what one forward costs on P ranks. S is the number of visual tokens, D is model_dim.
@@ -146,15 +146,42 @@ def ulysses_plan() -> Plan:
     }
 
 
-def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
-    """Shard the model in place over a one-dimensional mesh. On a mesh of one rank nothing changes.
+def query_plans() -> tuple[Plan, Plan]:
+    """For the model, on a mesh of two dimensions: what comes before Ulysses' plan and what comes after it.
 
-    The text blocks stay whole, because a caption has few tokens.
+    Ulysses' plan runs along "context_parallel", as on a mesh of one dimension. These two run along "query_parallel".
+    The ranks along it have the same heads in self-attention, but each of them has the queries of its own tokens only.
+    Hooks run in the order in which they are added: tokens are cut along "query_parallel" first, and gathered last.
+    """
+    cut = PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS)
+    before = {
+        "visual_embeddings": cut,  # whole -> tokens; free
+        "visual_rope_embeddings": cut,  # whole -> tokens; free
+    }
+    after = {
+        # tokens -> queries of its tokens, whole keys and values; 2 all-gathers (S x D / context_parallel)
+        "visual_transformer_blocks.*.self_attention.attention": PrepareModuleInput(
+            input_layouts=(TOKENS,) * 3, desired_input_layouts=(TOKENS, WHOLE, WHOLE), use_local_output=True
+        ),
+        "out_layer.out_layer": PrepareModuleOutput(  # tokens -> whole; 1 all-gather
+            output_layouts=TOKENS, desired_output_layouts=WHOLE
+        ),
+    }
+    return before, after
+
+
+def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
+    """Shard the model in place over a mesh. On a mesh of one rank nothing changes.
+
+    The mesh has one dimension. Only for "ulysses" it may have two, "query_parallel" and "context_parallel". The text
+    blocks stay whole, because a caption has few tokens.
 
     Raises:
-        ValueError: the plan is unknown, or the number of heads or a width is not divisible by the number of ranks.
-            The model is then unchanged.
+        ValueError: the plan is unknown or cannot use the mesh, or the number of heads or a width is not divisible by
+            the number of ranks. The model is then unchanged.
     """
+    if mesh.ndim > 1:
+        return _parallelize_queries(dit, mesh, plan)
     check_divisible(dit.config, mesh.size(), plan)
     if mesh.size() == 1:
         return dit
@@ -166,6 +193,16 @@ def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "
             block.self_attention.num_heads //= mesh.size()
             block.cross_attention.num_heads //= mesh.size()
     return dit
+
+
+def _parallelize_queries(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str) -> DiffusionTransformer3D:
+    if plan != "ulysses":
+        raise ValueError(f"the plan {plan!r} needs a mesh of one dimension, not {mesh.mesh_dim_names}")
+    before, after = query_plans()
+    check_divisible(dit.config, mesh["context_parallel"].size(), plan)
+    parallelize_module(dit, mesh["query_parallel"], before)
+    parallelize_dit(dit, mesh["context_parallel"], plan)
+    return parallelize_module(dit, mesh["query_parallel"], after)
 
 
 def plans_of(dit: DiffusionTransformer3D, plan: str) -> list[tuple[nn.Module, Plan]]:

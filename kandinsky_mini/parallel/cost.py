@@ -25,26 +25,33 @@ LIBRARIES = 0.2e9  # bytes that cuBLAS, cuDNN and small tensors take besides, as
 
 
 def predict_collectives(
-    config: DiTConfig, tokens: int, text_tokens: int, bytes_each: int, ranks: int, plan: str = "talk"
+    config: DiTConfig,
+    tokens: int,
+    text_tokens: int,
+    bytes_each: int,
+    ranks: int,
+    plan: str = "talk",
+    queries: int = 1,
 ) -> list[Entry]:
     """Predict the collectives of one forward under a plan of models/parallelize.py.
 
     Args:
         tokens, text_tokens: the number of visual tokens, S, and of text tokens, L.
         bytes_each: bytes per number of the tokens, 4 for float32 and 2 for bfloat16.
-        ranks: the number of ranks that share the model, P.
+        ranks: the number of ranks that share the heads or the weights, P.
         plan: the name of the plan.
+        queries: for "ulysses", how many times as many ranks there are, each with a part of the queries.
     """
+    if plan == "ulysses":
+        return _collectives_of_ulysses(config, tokens, bytes_each, ranks, queries)
     if ranks == 1:
         return []
     activation = tokens * config.model_dim  # S x D
-    collectives = []
-    if plan != "ulysses":
-        collectives += [
-            ("time_embeddings.out_layer", "all_reduce", config.time_dim),
-            ("pooled_text_embeddings.in_layer", "all_gather", config.time_dim),
-            ("text_embeddings.in_layer", "all_gather", text_tokens * config.model_dim),
-        ]
+    collectives = [
+        ("time_embeddings.out_layer", "all_reduce", config.time_dim),
+        ("pooled_text_embeddings.in_layer", "all_gather", config.time_dim),
+        ("text_embeddings.in_layer", "all_gather", text_tokens * config.model_dim),
+    ]
     if plan in TP_PLANS:
         collectives.append(("visual_embeddings.in_layer", "all_gather", activation))
     for i in range(config.num_visual_blocks):
@@ -56,6 +63,22 @@ def predict_collectives(
     ]
 
 
+def _collectives_of_ulysses(config: DiTConfig, tokens: int, bytes_each: int, ranks: int, queries: int) -> list[Entry]:
+    """Return the all-to-alls among the ranks that share tokens, and what those with the same heads gather."""
+    activation = tokens * config.model_dim * bytes_each
+    velocity = tokens * _out_width(config) * bytes_each
+    core = [("all_to_all", activation // queries, ranks)] * 4  # queries, keys, values and the result
+    core += [("all_gather", activation // ranks, queries)] * 2  # keys and values
+    end = [("all_gather", velocity // queries, ranks), ("all_gather", velocity, queries)]
+    modules = {f"visual_transformer_blocks.{i}.self_attention.attention": core for i in range(config.num_visual_blocks)}
+    return [
+        Entry(module, kind, payload, group)
+        for module, collectives in (modules | {"out_layer.out_layer": end}).items()
+        for kind, payload, group in collectives
+        if group > 1
+    ]
+
+
 def _bytes_in(module: str, bytes_each: int) -> int:
     """Return the bytes of a number that a module sends. Some modules compute in float32 whatever the others do."""
     return 4 if any(part.endswith(FLOAT32_MODULES) for part in module.split(".")) else bytes_each
@@ -63,8 +86,6 @@ def _bytes_in(module: str, bytes_each: int) -> int:
 
 def _collectives_of_block(plan: str, activation: int, model_dim: int) -> list[tuple[str, str, int]]:
     """Return the module, the kind and the numbers of each collective in a visual block."""
-    if plan == "ulysses":
-        return [("self_attention.attention", "all_to_all", activation)] * 4  # queries, keys, values and the result
     modulation = ("visual_modulation.out_layer", "all_gather", 9 * model_dim)
     ends = ("out_layer_self", "out_layer_cross", "feed_forward.out_layer")
     if plan in TP_PLANS:
@@ -116,7 +137,7 @@ def predict(
     seconds: Counter[str] = Counter()
     entries = []
     for text in texts:
-        collectives = predict_collectives(config, tokens, text, BYTES, layout.size, layout.plan)
+        collectives = predict_collectives(config, tokens, text, BYTES, layout.size, layout.plan, layout.queries)
         entries += collectives
         seconds.update(_arithmetic(config, tokens, text, layout, ceilings))
     if layout.cfg > 1:
@@ -137,7 +158,7 @@ def _arithmetic(config: DiTConfig, S: int, L: int, layout: ParallelLayout, ceili
 
     The embeddings, the modulation and the matrix of the output layer are left out, because they are small.
     """
-    P, D, F = layout.size, config.model_dim, config.ff_dim
+    P, D, F = layout.branch_ranks, config.model_dim, config.ff_dim
     split = P if layout.kind != "ulysses" else 1  # into how many parts the weights are cut
     rows = S // P if layout.kind == "ulysses" else S  # the tokens that meet a split layer
     kept = S // P if layout.kind in SPLITS_TOKENS else S  # the tokens of norms and sums between the split layers
@@ -152,7 +173,8 @@ def _arithmetic(config: DiTConfig, S: int, L: int, layout: ParallelLayout, ceili
     )
     text_block = 4 * linear(L, D, D) + linear(L, D, F) + linear(L, F, D)
     heads = config.num_heads // split
-    attention = ceilings.attention_seconds(S, S, config.num_heads // P) + ceilings.attention_seconds(rows, L, heads)
+    own = S // layout.queries, config.num_heads // layout.size  # the queries and the heads of self-attention
+    attention = ceilings.attention_seconds(own[0], S, own[1]) + ceilings.attention_seconds(rows, L, heads)
 
     # Numbers read and written, in units of D for each token. A norm reads and writes, a gated sum reads two tensors and
     # writes one, three times each; q and k are normalised and rotated, the query of cross-attention is normalised;
@@ -198,7 +220,7 @@ def activation_bytes(config: DiTConfig, tokens: int, layout: ParallelLayout) -> 
 
     X stands for the bytes of all visual tokens. Lesson 06 derives the two moments of tensor parallelism.
     """
-    P, X = layout.size, tokens * config.model_dim * BYTES
+    P, X = layout.branch_ranks, tokens * config.model_dim * BYTES
     hidden = config.ff_dim / config.model_dim * X / P
     stream = X / P if layout.kind in SPLITS_TOKENS else X  # what a rank keeps between the split layers
     entered = X if layout.kind == "tp_sp" else stream  # what goes into a feed-forward

@@ -12,23 +12,27 @@ from ..models.parallelize import check_divisible
 # Each kind of parallelism, and the mesh dimension along which its ranks lie.
 KINDS = {"tp": "tensor_parallel", "tp_sp": "tensor_parallel", "ulysses": "context_parallel"}
 SPLITS_TOKENS = ("tp_sp", "ulysses")
-TEXT = re.compile(r"(?:cfg(?P<cfg>[1-9]\d*)-)?(?P<kind>[a-z_]+)(?P<size>[1-9]\d*)")
+TEXT = re.compile(r"(?:cfg(?P<cfg>[1-9]\d*)-)?(?P<kind>[a-z_]+)(?P<size>[1-9]\d*)(?:x(?P<queries>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """`cfg` groups of ranks compute the branches of the guidance side by side, and each group has `size` ranks.
+    """`cfg` groups of ranks compute the branches of the guidance side by side, and each group splits the model.
 
-    kind says how a group splits the model: "tp" is tensor parallelism, "tp_sp" adds sequence parallelism, "ulysses"
-    splits the tokens. The text form is "tp4" or, with both branches side by side on 8 ranks in all, "cfg2-ulysses4".
+    kind says how a group of `size` ranks does it: "tp" is tensor parallelism, "tp_sp" adds sequence parallelism,
+    "ulysses" splits the tokens. Ulysses can have `queries` times as many ranks: then so many of them share the same
+    heads, and each has a part of the queries. The text form is "tp4", or "cfg2-ulysses4" with both branches side by
+    side on 8 ranks in all, or "ulysses4x2" with 4 groups of heads and 2 ranks for each of them.
 
     Raises:
-        ValueError: the kind is unknown, size is below 1, or cfg is neither 1 nor 2.
+        ValueError: the kind is unknown, size or queries is below 1, cfg is neither 1 nor 2, or a kind other than
+            "ulysses" should split queries.
     """
 
     kind: str = "tp"
     size: int = 1
     cfg: int = 1
+    queries: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -39,13 +43,17 @@ class ParallelLayout:
             raise ValueError(
                 f"cfg must be 1 (all ranks compute both branches) or 2 (half of them each), not {self.cfg}"
             )
+        if self.queries < 1:
+            raise ValueError(f"the queries of a layout need at least 1 rank, not {self.queries}")
+        if self.queries > 1 and self.kind != "ulysses":
+            raise ValueError(f"only Ulysses can split queries, as in ulysses4x2, but {self} is a layout of {self.kind}")
 
     def __str__(self) -> str:
-        return f"cfg{self.cfg}-" * (self.cfg > 1) + f"{self.kind}{self.size}"
+        return f"cfg{self.cfg}-" * (self.cfg > 1) + f"{self.kind}{self.size}" + f"x{self.queries}" * (self.queries > 1)
 
     @classmethod
     def parse(cls, text: str) -> "ParallelLayout":
-        """Read the text form, such as "tp4" or "cfg2-ulysses4".
+        """Read the text form, such as "tp4", "cfg2-ulysses4" or "ulysses4x2".
 
         Raises:
             ValueError: the text does not have this form, or it names an unknown kind or an impossible number.
@@ -53,16 +61,21 @@ class ParallelLayout:
         match = TEXT.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a layout: write a kind and a number of ranks, such as tp4 or cfg2-tp4")
-        return cls(match["kind"], int(match["size"]), int(match["cfg"] or 1))
+        return cls(match["kind"], int(match["size"]), int(match["cfg"] or 1), int(match["queries"] or 1))
+
+    @property
+    def branch_ranks(self) -> int:
+        """The number of ranks that one branch is spread over."""
+        return self.size * self.queries
 
     @property
     def ranks(self) -> int:
-        return self.cfg * self.size
+        return self.cfg * self.branch_ranks
 
     @property
-    def dimension(self) -> str:
-        """The name of the mesh dimension that one branch is spread over."""
-        return KINDS[self.kind]
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of the mesh dimensions that one branch is spread over."""
+        return ("query_parallel",) * (self.queries > 1) + (KINDS[self.kind],)
 
     @property
     def plan(self) -> str:
@@ -72,9 +85,12 @@ class ParallelLayout:
     def device_mesh(self, device_type: str) -> DeviceMesh:
         """Arrange the ranks of the process group, which must have been joined, as a mesh with named dimensions.
 
-        The ranks of one branch are neighbours. Without guidance parallelism the mesh has one dimension.
+        The ranks of one branch are neighbours, and among them those that trade tokens for heads. The mesh has only the
+        dimensions that the layout uses.
         """
-        shape, names = (self.size,), (self.dimension,)
+        shape, names = (self.size,), self.dimensions
+        if self.queries > 1:
+            shape = (self.queries, *shape)
         if self.cfg > 1:
             shape, names = (self.cfg, *shape), ("cfg_parallel", *names)
         return init_device_mesh(device_type, shape, mesh_dim_names=names)
@@ -93,9 +109,10 @@ class ParallelLayout:
         try:
             check_divisible(config, self.size, self.plan)
         except ValueError as error:
-            others = " or ".join(map(str, fitting_layouts(config, world_size)))
-            guided = ", for which the run must be guided" if "cfg" in others else ""
-            cure = f". Its heads and widths can be split over {world_size} ranks by {others}{guided}" if others else ""
+            fits = fitting_layouts(config, world_size)
+            cures = [" or ".join(str(layout) for layout in fits if layout.cfg == cfg) for cfg in (1, 2)]
+            cures[1] = cures[1] and f"{cures[1]}, for which the run must be guided"
+            cure = f". {world_size} ranks can split it by {', or by '.join(filter(None, cures))}" if fits else ""
             raise ValueError(f"{error}{cure}") from error
 
     def check_run(self, sampling: SamplingConfig, patch_size: tuple[int, int, int]) -> None:
@@ -110,18 +127,27 @@ class ParallelLayout:
                 "of 1 there is only one: use a layout without cfg"
             )
         grid = [size // patch for size, patch in zip(sampling.latent_size, patch_size, strict=True)]
-        if self.kind in SPLITS_TOKENS and prod(grid) % self.size:
-            unit = PIXELS_PER_LATENT * patch_size[-1] * self.size
+        if self.kind in SPLITS_TOKENS and prod(grid) % self.branch_ranks:
+            unit = PIXELS_PER_LATENT * patch_size[-1] * self.branch_ranks
             raise ValueError(
                 f"the layout {self} splits the visual tokens, and {' x '.join(map(str, grid))} tokens are not "
-                f"divisible by {self.size}: choose a width that is a multiple of {unit} pixels, or a layout of kind tp"
+                f"divisible by {self.branch_ranks}: choose a width that is a multiple of {unit} pixels, "
+                "or a layout of kind tp"
             )
 
 
 def layouts_of(ranks: int) -> list[ParallelLayout]:
-    """Return every layout of exactly this number of ranks. With one rank for each branch, only "tp" is there."""
-    shapes = [(kind, ranks // cfg, cfg) for cfg in (1, 2) if ranks % cfg == 0 for kind in KINDS]
-    return [ParallelLayout(*shape) for shape in shapes if shape[0] == "tp" or shape[1] > 1]
+    """Return every layout of exactly this number of ranks.
+
+    With one rank for each branch, only "tp" is there. Queries are split only where heads are split as well.
+    """
+    found = []
+    for cfg in (cfg for cfg in (1, 2) if ranks % cfg == 0):
+        size = ranks // cfg
+        found += [ParallelLayout(kind, size, cfg) for kind in KINDS if kind == "tp" or size > 1]
+        parts = [queries for queries in range(2, size) if size % queries == 0]
+        found += [ParallelLayout("ulysses", size // queries, cfg, queries) for queries in parts]
+    return found
 
 
 def fitting_layouts(config: DiTConfig, ranks: int) -> list[ParallelLayout]:
