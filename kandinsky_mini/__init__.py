@@ -22,6 +22,7 @@ def get_T2V_pipeline(
     device_map: str | torch.device | dict[str, str | torch.device],
     conf_path: str | Path | None = None,
     layout: ParallelLayout | str | None = None,
+    attention: str = "auto",
 ) -> Kandinsky5T2VPipeline:
     """Load the models of a configuration, each onto its device, and shard the CrossDiT over the ranks.
 
@@ -36,13 +37,16 @@ def get_T2V_pipeline(
         conf_path: a YAML file, by default configs/mini.yaml, the model that this repository trains.
         layout: how the CrossDiT is split over the ranks, such as "tp2", "ulysses4" or "cfg2-tp4". The default is tensor
             parallelism over all ranks, by the plan of the talk that this project grew from (see README.md).
+        attention: the kernel of the CrossDiT's attention: "flash4" is flash-attn-4, "cudnn" is cuDNN's, "sdpa" is what
+            PyTorch chooses, and "auto" takes the first of them that can run.
 
     Raises:
-        ValueError: device_map has other keys or names a device that this machine lacks, or the layout does not fit
-            the model or the number of ranks. All of this is checked before any weight is read.
+        ValueError: device_map has other keys or names a device that this machine lacks, the layout does not fit the
+            model or the number of ranks, or the attention kernel is unknown or cannot run here. All of this is checked
+            before any weight is read.
         ConfigError, CheckpointError: the configuration or the weights are wrong; the message says what and where.
     """
     # Imported here because build loads transformers and diffusers, and `import kandinsky_mini` should be quick.
     from .build import build_pipeline
 
-    return build_pipeline(device_map, conf_path, layout)
+    return build_pipeline(device_map, conf_path, layout, attention)

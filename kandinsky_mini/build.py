@@ -4,6 +4,7 @@ A CrossDiT is built on the meta device, where it has sizes but no memory. It is 
 each rank only ever holds its own share, on its own device.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch.distributed.device_mesh import DeviceMesh
 
 from .config import ROOT, Config, DiTConfig, load_config
+from .models.attention import choose_kernel, set_kernel
 from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
 from .models.dit import DiffusionTransformer3D, set_dtype
 from .models.parallelize import parallelize_dit
@@ -29,6 +31,7 @@ def build_pipeline(
     device_map: str | torch.device | dict[str, str | torch.device],
     conf_path: str | Path | None = None,
     layout: ParallelLayout | str | None = None,
+    attention: str = "auto",
 ) -> Kandinsky5T2VPipeline:
     """Build what get_T2V_pipeline returns. Its docstring explains the arguments and the errors."""
     devices = resolve_devices(device_map)
@@ -38,7 +41,9 @@ def build_pipeline(
 
     mesh = join(layout, devices["dit"])
     fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
-    dit = build_dit(config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan)
+    dit = build_dit(
+        config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention
+    )
     text_embedder = vae = None
     if rank() == 0:
         encoders = weights["text_encoder"], weights["text_encoder2"]
@@ -73,6 +78,7 @@ def build_dit(
     mesh: DeviceMesh | None = None,
     plan: str = "talk",
     dtype: torch.dtype | None = None,
+    attention: str = "auto",
 ) -> DiffusionTransformer3D:
     """Build a CrossDiT on the meta device, shard it over the mesh, and let fill(dit) give it weights on the device.
 
@@ -81,13 +87,23 @@ def build_dit(
         mesh: the ranks that share the model, as parallelize_dit takes them; the default is no sharding.
         plan: the name of a plan in models/parallelize.py.
         dtype: the dtype of token activations; the default is compute_dtype(device).
+        attention: the attention kernel, one of KERNELS in models/attention.py.
 
     Raises:
-        ValueError: the plan is unknown, or a width of the model is not divisible by the number of ranks.
+        ValueError: the plan is unknown, a width of the model is not divisible by the number of ranks, or the attention
+            kernel is unknown or cannot run.
+
+    Warns:
+        UserWarning: on a GPU, "auto" has not taken flash-attn-4, and why. Rank 0 says it.
     """
+    dtype = dtype or compute_dtype(device)
+    kernel, missing = choose_kernel(attention, device, dtype, config.head_dim)
+    if missing and rank() == 0:
+        warnings.warn(f"attention runs on cuDNN and not on flash-attn-4: {missing}", stacklevel=2)
     with torch.device("meta"):
         dit = DiffusionTransformer3D(config)
-    set_dtype(dit, dtype or compute_dtype(device))
+    set_dtype(dit, dtype)
+    set_kernel(dit, kernel)
     if mesh is not None:
         parallelize_dit(dit, mesh, plan)
     fill(dit)

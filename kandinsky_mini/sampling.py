@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .config import SamplingConfig
 from .limits import check_finite
-from .models.attention import preferred_kernels
+from .models.attention import kernel_of, preferred_kernels
 from .models.dit import DiffusionTransformer3D
 from .models.text_embeds import TextEmbeds
 
@@ -85,7 +85,6 @@ def guided_velocity(
     return null_velocity + sampling.guidance_weight * (velocity - null_velocity)
 
 
-@preferred_kernels()
 @torch.no_grad()  # inference_mode would change the collectives of a sharded model
 def generate(
     dit: DiffusionTransformer3D,
@@ -112,7 +111,8 @@ def generate(
     for step in tqdm(range(sampling.num_steps), disable=not progress, desc="sampling"):
         time = times[step].expand(*x.shape[:-4], 1)
         try:
-            velocity = guided_velocity(dit, x, time, text, null_text, sampling, branches)
+            with preferred_kernels(kernel_of(dit)):
+                velocity = guided_velocity(dit, x, time, text, null_text, sampling, branches)
         except RuntimeError as error:  # for example, this rank has waited in vain for another one
             place = _innermost_module(error, dit) or "the exchange of the branches"
             error.add_note(f"in step {step + 1} of {sampling.num_steps}, in {place}")

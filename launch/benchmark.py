@@ -29,7 +29,7 @@ from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
 from kandinsky_mini.build import build_dit, compute_dtype, join, load_weights, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
-from kandinsky_mini.models.attention import kernel_name
+from kandinsky_mini.models.attention import KERNELS, kernel_of
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import TP_PLANS
@@ -67,6 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
     )
+    kernel = {"choices": KERNELS, "default": "auto", "help": "kernel of our attention (default: flash4 if it can run)"}
+    parser.add_argument("--attention", **kernel)
     parser.add_argument("--plan", choices=TP_PLANS, help="our plan for layouts of kind tp (default: talk)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="compile the visual blocks (default: only on GPUs)"
@@ -115,7 +117,8 @@ def build_ours(
     else:
         fill = partial(load_weights, path=ROOT / config.weights.dit, device=device)
     try:
-        return build_dit(config.dit, device, fill, mesh and mesh[args.layout.dimensions], args.plan)
+        dimensions = mesh and mesh[args.layout.dimensions]
+        return build_dit(config.dit, device, fill, dimensions, args.plan, attention=args.attention)
     except CheckpointError as error:
         error.add_note("To run without a checkpoint, add --random-weights.")
         raise
@@ -213,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
             seconds_of_video=sampling.time_length,
             guided=sampling.guided,
             compiled=compiled,
-            attention=kernel_name(device),
+            attention=kernel_of(dit),
             text_tokens=list(args.tokens[: 1 + sampling.guided]),
             wire_bytes=wire_bytes,
             threads=torch.get_num_threads(),

@@ -73,6 +73,19 @@ def torch_build() -> str:
     return f"{torch.__version__}, CUDA {torch.version.cuda} build, {torch.cuda.device_count()} GPUs"
 
 
+@check("attention", cure="cuDNN's kernel works as well; flash-attn-4 is faster on Hopper and Blackwell GPUs")
+def attention_kernel() -> str:
+    import torch
+
+    from kandinsky_mini.models.attention import choose_kernel
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kernel, missing = choose_kernel("auto", device, torch.bfloat16, head_dim=64)
+    if missing:
+        raise UserWarning(f"{kernel}, because {missing}")
+    return f"{kernel}, on the {'GPU' if device.type == 'cuda' else 'CPU'}"
+
+
 @check("CPU cores", cure="this works, but the ranks take turns: close other programs, or allow more cores")
 def cpu_cores() -> str:
     if (cores := effective_cores()) < 2:
@@ -126,7 +139,16 @@ def jupyter_widgets() -> str:
     return f"ipywidgets {ipywidgets.__version__}, shown by JupyterLab"
 
 
-CHECKS = (python_version, torch_build, cpu_cores, two_rank_all_reduce, host_name, mp4_codec, jupyter_widgets)
+CHECKS = (
+    python_version,
+    torch_build,
+    attention_kernel,
+    cpu_cores,
+    two_rank_all_reduce,
+    host_name,
+    mp4_codec,
+    jupyter_widgets,
+)
 
 
 def dotted(version: tuple[int, ...]) -> str:

@@ -30,6 +30,11 @@ def parse_args() -> argparse.Namespace:
         "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
     )
     parser.add_argument(
+        "--attention",
+        default="auto",
+        help="its kernel: flash4, cudnn, sdpa or auto, which takes the first that can run",
+    )
+    parser.add_argument(
         "--compile",
         action="store_true",
         help="compile the visual blocks, which makes the first step slower and the others faster",
@@ -63,7 +68,7 @@ def generate(args: argparse.Namespace, device: str):
     from kandinsky_mini import get_T2V_pipeline
     from kandinsky_mini.models.dit import compile_blocks
 
-    pipe = get_T2V_pipeline(device, args.config, args.layout)
+    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention)
     if args.compile:
         compile_blocks(pipe.dit)
     return pipe(

@@ -23,7 +23,7 @@ from kandinsky_mini.build import build_dit, join
 from kandinsky_mini.command import run as run_script
 from kandinsky_mini.config import load_config
 from kandinsky_mini.files import write_json
-from kandinsky_mini.models.attention import preferred_kernels
+from kandinsky_mini.models.attention import KERNELS, kernel_of, preferred_kernels
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.groups import leave_group, local_device, rank, world_size
@@ -34,14 +34,14 @@ from kandinsky_mini.sampling import draw_noise, predict_velocity
 TIMES = (0.95, 0.5, 0.05)
 
 
-@preferred_kernels()
 @torch.no_grad()
 def velocities(dit: torch.nn.Module, inputs: list[tuple], scale: tuple) -> list[torch.Tensor]:
     """Compute the velocity of each (noise, time, text) in the model's dtype, and return all of them as float32."""
     outputs = []
     for x, time, text in inputs:
         embeds = TextEmbeds(*(part.to(dit.dtype) for part in text))
-        outputs.append(predict_velocity(dit, x.to(dit.dtype), time, embeds, scale).float())
+        with preferred_kernels(kernel_of(dit)):
+            outputs.append(predict_velocity(dit, x.to(dit.dtype), time, embeds, scale).float())
     return outputs
 
 
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         "help": "simulate this many ranks in one process, without a launcher",
     }
     parser.add_argument("--simulated", type=options.at_least(1), **simulated)
+    kernel = {"choices": KERNELS, "default": "auto", "help": "attention in bfloat16 (default: flash4 if it can run)"}
+    parser.add_argument("--attention", **kernel)
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
     if args.simulated > 1 and world_size() > 1:
@@ -83,12 +85,13 @@ def main(argv: list[str] | None = None) -> None:
 
     build = partial(build_dit, config.dit, device, partial(draw_weights, device=device))
     run = partial(velocities, inputs=inputs, scale=sampling.scale_factor)
-    references = run(build(dtype=torch.float32))
-    whole = build(dtype=torch.bfloat16)
+    references = run(build(dtype=torch.float32, attention="cudnn"))
+    build = partial(build, dtype=torch.bfloat16, attention=args.attention)
+    whole = build()
     errors = {"1": relative(run(whole), references)}
     if world_size() > 1:
         mesh = join(layout, device)
-        errors[str(layout.ranks)] = relative(run(build(mesh=mesh, dtype=torch.bfloat16)), references)
+        errors[str(layout.ranks)] = relative(run(build(mesh=mesh)), references)
     elif args.simulated > 1:
         with simulated_ranks(layout, device.type) as mesh:
             outputs = run(parallelize_dit(whole, mesh))
@@ -100,12 +103,13 @@ def main(argv: list[str] | None = None) -> None:
             "device": device_name(device),
             "seconds_of_video": args.seconds,
             "simulated": args.simulated > 1,
+            "attention": kernel_of(whole),
             "times": TIMES,
             "errors": errors,
             "date": date.today().isoformat(),
             "versions": versions(),
         }
-        kind = "-simulated" if args.simulated > 1 else ""
+        kind = "-flash4" * (kernel_of(whole) == "flash4") + "-simulated" * (args.simulated > 1)
         where = slug(record["device"].removeprefix("NVIDIA "))
         path = args.out / f"precision-{where}-{config.name}-{args.seconds}s-{layout}{kind}.json"
         write_json(path, record)

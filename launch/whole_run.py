@@ -25,7 +25,7 @@ from kandinsky_mini.bench.random_models import random_pipeline
 from kandinsky_mini.bench.records import FOLDER, Record, command_line
 from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS, load_config
-from kandinsky_mini.models.attention import kernel_name
+from kandinsky_mini.models.attention import kernel_of
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import compile_blocks
 from kandinsky_mini.parallel.groups import world_size
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds_of_video=size.time_length,
         guided=size.guided,
         compiled=compiled,
-        attention=kernel_name(devices["dit"]),
+        attention=kernel_of(pipe.dit) if used else "sdpa",
         step_seconds=[steps[1:]],
         warmup_seconds=[steps[:1]],
         peak_bytes=[measure.peak_bytes(device) for device in dict.fromkeys(used.values())],

@@ -199,7 +199,11 @@ DIFFUSERS = ["--engine", "diffusers", "--random-weights"]
         (benchmark, [*DIFFUSERS, "--layout", "tp_sp1"], "--engine diffusers has no layout tp_sp1: use tp, without cfg"),
         (benchmark, ["--layout", "tp2"], "the layout tp2 needs 2 ranks, but 1 were started"),
         (benchmark, ["--layout", "best"], "'best' is not a layout: write a kind and a number of ranks"),
-        (precision, ["--simulated", "3"], "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        (
+            precision,
+            ["--simulated", "3"],
+            "8 heads are not divisible by 3; it can split this model over 1, 2, 4 or 8 ranks",
+        ),
         (whole_run, ["--steps", "1"], "argument --steps: must be a whole number of at least 2, not '1'"),
     ],
 )

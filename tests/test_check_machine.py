@@ -9,6 +9,7 @@ import check_machine
 import pytest
 
 from kandinsky_mini.bench.machine import cpu_quota
+from kandinsky_mini.models import attention
 
 
 @pytest.fixture
@@ -120,3 +121,11 @@ def test_cpu_quota(tmp_path, files, cores):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cpu_quota(tmp_path) == cores
+
+
+def test_the_attention_kernel_is_named(monkeypatch):
+    assert str(check_machine.attention_kernel()).split()[:4] == ["good", "attention", "sdpa,", "on"]
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: ("cudnn", "it is not installed"))
+    result = check_machine.attention_kernel()
+    assert (result.status, result.found) == ("warn", "cudnn, because it is not installed")
+    assert "flash-attn-4 is faster" in result.cure

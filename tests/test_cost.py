@@ -193,7 +193,7 @@ RECORDS = [
     record
     for folder in (PUBLISHED, PUBLISHED / "layouts", PUBLISHED / "layouts_h200")
     for record in load_records(folder)
-    if record.engine == "ours" and record.gpus and not record.parts
+    if record.engine == "ours" and record.gpus and not record.parts and record.attention == "cudnn"
 ]
 
 

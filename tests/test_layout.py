@@ -65,7 +65,7 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
     ("text", "ranks", "message"),
     [
         ("tp4", 2, "the layout tp4 needs 4 ranks, but 2 were started: use torchrun --nproc-per-node 4"),
-        ("tp3", 3, "8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
+        ("tp3", 3, "8 heads are not divisible by 3; it can split this model over 1, 2, 4 or 8 ranks"),
         ("ulysses3", 3, "Ulysses over 3 ranks: 8 heads are not divisible by 3"),
         (
             "tp16",
@@ -73,7 +73,7 @@ def test_the_mesh_has_a_dimension_for_each_way_of_splitting():
             r"\. 16 ranks can split it by ulysses8x2 or ulysses4x4 or ulysses2x8, or by cfg2-tp8 or cfg2-tp_sp8",
         ),
         ("tp16", 16, "or cfg2-ulysses2x4, for which the run must be guided$"),
-        ("tp5", 5, "8 heads are not divisible by 5; this model runs on 1, 2, 4 or 8 ranks$"),
+        ("tp5", 5, "8 heads are not divisible by 5; it can split this model over 1, 2, 4 or 8 ranks$"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(text, ranks, message):
@@ -97,8 +97,11 @@ def test_queries_are_split_by_ulysses_alone():
     with pytest.raises(ValueError, match="the queries of a layout need at least 1 rank, not 0"):
         ParallelLayout("ulysses", 4, queries=0)
     with simulated_ranks(FORMS["ulysses4x2"]) as mesh:
-        with pytest.raises(ValueError, match=r"the plan 'talk' needs a mesh of one dimension, not \('query_parallel'"):
+        with pytest.raises(ValueError, match=r"the plan 'talk' cannot use a mesh with the dimensions \('query_"):
             parallelize_dit(random_model(), mesh, "talk")
+    with simulated_ranks(FORMS["cfg2-ulysses4"]) as mesh:
+        with pytest.raises(ValueError, match=r"the plan 'ulysses' cannot use a mesh with the dimensions \('cfg_"):
+            parallelize_dit(random_model(), mesh, "ulysses")
 
 
 def test_a_run_without_guidance_has_no_branches_to_split():

@@ -10,7 +10,8 @@ import torch
 from helpers import SMALL, random_model
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
-from kandinsky_mini.models.attention import kernel_name
+from kandinsky_mini.models import attention
+from kandinsky_mini.models.attention import set_kernel
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.sampling import predict_velocity
 
@@ -91,13 +92,18 @@ def test_the_model_runs_without_gradients_but_not_in_inference_mode(tiny_pipe, f
     assert not any(latent.requires_grad or latent.is_inference() for latent in latents)
 
 
-def test_cudnn_s_attention_is_preferred_in_every_forward(tiny_pipe):
+@pytest.mark.parametrize("kernel", ["cudnn", "flash4", "sdpa"])
+def test_the_kernel_is_preferred_in_every_forward(tiny_pipe, kernel, monkeypatch):
     """PyTorch itself would choose a kernel that is slower on an H100. Pages say that cuDNN's was used."""
-    preferred = []
+    preferred, default = [], _cur_sdpa_kernel_backends(with_priority=True)
+    monkeypatch.setattr(attention, "flash4", lambda q, k, v: q)
+    set_kernel(tiny_pipe.dit, kernel)
     hook = tiny_pipe.dit.register_forward_hook(
-        lambda *_: preferred.append(_cur_sdpa_kernel_backends(with_priority=True)[0])
+        lambda *_: preferred.append(_cur_sdpa_kernel_backends(with_priority=True))
     )
     tiny_pipe(PROMPT, time_length=0, progress=False)
     hook.remove()
-    assert set(preferred) == {SDPBackend.CUDNN_ATTENTION}
-    assert kernel_name(torch.device("cuda")) == "cudnn" and kernel_name(torch.device("cpu")) == "sdpa"
+    set_kernel(tiny_pipe.dit, "sdpa")
+    assert len(preferred) == 2 * tiny_pipe.config.sampling.num_steps
+    assert all(found == (default if kernel == "sdpa" else attention.CUDNN_FIRST) for found in preferred)
+    assert attention.CUDNN_FIRST[0] == SDPBackend.CUDNN_ATTENTION

@@ -160,6 +160,27 @@ def test_the_benchmark_s_page_has_the_records_of_split_queries():
     assert f"the prediction is {min(below):.1f} to {max(below):.1f} % below the measured step" in page
 
 
+def test_the_benchmark_s_page_has_the_records_of_flash4():
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    records = load_records(PUBLISHED / "flash4")
+    names = {"flash4": "flash-attn-4", "cudnn": "cuDNN"}
+    for record in records:
+        gpus = f"{record.ranks} GPU{'s' * (record.ranks > 1)}"
+        times = f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})"
+        cells = [f"{record.seconds_of_video} s of video, {gpus}", f"`{record.layout}`", names[record.attention], times]
+        assert f"| {' | '.join(cells)} | {max(record.peak_bytes) / 1e9:.1f} GB |" in page
+        assert record.date in page and record.device.removeprefix("NVIDIA ") in page
+    table = page.split("| video and GPUs | layout | kernel |")[1].split("| On one GPU")[0]
+    assert page.count(" flash-attn-4 | ") + table.count(" cuDNN | ") == len(records)
+    ours = {record.attention: record for record in records if record.seconds_of_video == 5 and record.ranks == 1}
+    flash4, cudnn = ours["flash4"], ours["cudnn"]
+    assert f"takes {100 * (1 - flash4.step / cudnn.step):.1f} % less time. In the profile" in page
+    pairs = [(flash4.breakdown["attention"], cudnn.breakdown["attention"], 3)]
+    pairs.append((flash4.warmup_seconds[0][0], cudnn.warmup_seconds[0][0], 0))
+    for new, old, digits in pairs:
+        assert f"takes {new:.{digits}f} s in place of {old:.{digits}f} s" in page
+
+
 def test_the_benchmark_s_page_compares_the_layouts_as_the_records_do(layouts):
     page = " ".join(read("assets", "benchmarks", "README.md").split())
     of = {(record.seconds_of_video, str(record.layout)): record for record, predicted in layouts if predicted}

@@ -197,9 +197,9 @@ def test_a_row_wise_bias_added_by_every_rank_is_noticed():
 @pytest.mark.parametrize(
     ("sizes", "ranks", "message"),
     [
-        ({}, 3, "3 ranks: 8 heads are not divisible by 3; this model runs on 1, 2, 4 or 8 ranks"),
-        ({"ff_dim": 130}, 4, "130 ff_dim are not divisible by 4; this model runs on 1 or 2 ranks"),
-        ({"time_dim": 36}, 8, "36 time_dim are not divisible by 8; this model runs on 1, 2 or 4 ranks"),
+        ({}, 3, "3 ranks: 8 heads are not divisible by 3; it can split this model over 1, 2, 4 or 8 ranks"),
+        ({"ff_dim": 130}, 4, "130 ff_dim are not divisible by 4; it can split this model over 1 or 2 ranks"),
+        ({"time_dim": 36}, 8, "36 time_dim are not divisible by 8; it can split this model over 1, 2 or 4 ranks"),
     ],
 )
 def test_ranks_that_do_not_divide_are_refused_before_anything_is_sharded(sizes, ranks, message):
@@ -230,6 +230,8 @@ def test_an_unknown_plan_is_refused():
 def test_each_width_that_a_plan_splits_must_be_divisible(change, name):
     """model_dim needs no row: it holds whole heads, so it is divisible whenever their number is."""
     config = dataclasses.replace(SMALL, **change)
-    with pytest.raises(ValueError, match=f"{name} are not divisible by 8; this model runs on 1, 2 or 4 ranks"):
+    with pytest.raises(
+        ValueError, match=f"{name} are not divisible by 8; it can split this model over 1, 2 or 4 ranks"
+    ):
         parallelize.check_divisible(config, 8)
     parallelize.check_divisible(config, 4)

@@ -120,5 +120,7 @@ def test_lite_on_eight_ranks_is_refused_before_its_weights_are_looked_for(tmp_pa
 
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="28 heads are not divisible by 8; this model runs on 1, 2 or 4 ranks"):
+    with pytest.raises(
+        ValueError, match="28 heads are not divisible by 8; it can split this model over 1, 2 or 4 ranks"
+    ):
         get_T2V_pipeline("cpu", CONFIGS / "lite_5s.yaml")

@@ -1,15 +1,19 @@
-"""Scaled dot-product attention: the order in which kernels are tried, and a module that plans can hook into."""
+"""Scaled dot-product attention: the choice of a kernel, and a module that plans can hook into."""
 
 import contextlib
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# In order of preference. PyTorch by itself would take its flash kernel first, but on an H100 cuDNN's is faster.
-# A kernel that does not support the device or the shape is skipped.
-KERNELS = [
+# "flash4" is flash-attn-4, "cudnn" is cuDNN's kernel in PyTorch, and "sdpa" is what PyTorch itself chooses. "auto" is
+# the first of them that can run.
+KERNELS = ("auto", "flash4", "cudnn", "sdpa")
+# PyTorch by itself would take its flash kernel first, but on an H100 cuDNN's is faster. A kernel that does not support
+# the device or the shape is skipped.
+CUDNN_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -17,14 +21,75 @@ KERNELS = [
 ]
 
 
-def preferred_kernels() -> contextlib.AbstractContextManager:
-    """A context, or a decorator, in which attention takes the first of KERNELS that can compute it."""
-    return sdpa_kernel(KERNELS, set_priority=True)
+@torch.library.custom_op("kandinsky_mini::flash4", mutates_args=())
+def flash4(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Run flash-attn-4: q, k, v (B, S, heads, head_dim) -> (B, S, heads, head_dim).
+
+    It is an operator of its own, so that a compiled block stays one graph with this call in it.
+    """
+    out = import_module("flash_attn.cute").flash_attn_func(q, k, v)
+    return out[0] if isinstance(out, tuple) else out
 
 
-def kernel_name(device: torch.device) -> str:
-    """Return the name that benchmark records use for the attention kernel preferred on this device."""
-    return "cudnn" if device.type == "cuda" else "sdpa"
+@flash4.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return q.new_empty(q.shape)
+
+
+def choose_kernel(wanted: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, str]:
+    """Return the kernel to use and, where a GPU cannot run flash-attn-4, the reason why "auto" does not take it.
+
+    Raises:
+        ValueError: the kernel is unknown, or "flash4" is wanted and cannot run.
+    """
+    if wanted not in KERNELS:
+        raise ValueError(f"unknown attention kernel {wanted!r}: choose one of {', '.join(KERNELS)}")
+    if wanted in ("cudnn", "sdpa"):
+        return wanted, ""
+    missing = _what_flash4_lacks(device, dtype, head_dim)
+    if wanted == "flash4" and missing:
+        raise ValueError(f"the attention kernel flash4 cannot run here: {missing}")
+    if not missing:
+        return "flash4", ""
+    return ("cudnn", missing) if device.type == "cuda" else ("sdpa", "")
+
+
+def _what_flash4_lacks(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Return why flash-attn-4 cannot run, or nothing if it can."""
+    if device.type != "cuda":
+        return "it needs a GPU"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major not in (9, 10):
+        return f"it needs a Hopper or Blackwell GPU, and this one has compute capability {major}.{minor}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it does not compute in {str(dtype).removeprefix('torch.')}"
+    if head_dim > 128 or head_dim % 8:
+        return f"it has no kernel for heads of {head_dim} channels"
+    try:
+        import_module("flash_attn.cute")
+    except Exception as error:  # its own dependencies can fail in many ways
+        return f"flash-attn-4 cannot be imported (pip install -e '.[flash]'): {error}"
+    return ""
+
+
+def set_kernel(model: nn.Module, kernel: str) -> None:
+    """Let every attention in the model use a kernel that choose_kernel returned."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.kernel = kernel
+
+
+def kernel_of(model: nn.Module) -> str:
+    """Return the name of the kernel that a model's attention uses. Other libraries' models have cuDNN's on a GPU."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            return module.kernel
+    return "cudnn" if next(model.parameters()).device.type == "cuda" else "sdpa"
+
+
+def preferred_kernels(kernel: str) -> contextlib.AbstractContextManager:
+    """A context in which PyTorch's attention prefers this kernel. "flash4" may have to fall back to cuDNN's."""
+    return contextlib.nullcontext() if kernel == "sdpa" else sdpa_kernel(CUDNN_FIRST, set_priority=True)
 
 
 class Attention(nn.Module):
@@ -33,7 +98,12 @@ class Attention(nn.Module):
     It is a module without parameters so that a plan can re-shard its inputs and its output.
     """
 
+    kernel = "sdpa"
+
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        # The fast kernels want exactly one batch dimension, and heads before tokens.
-        batched = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
-        return F.scaled_dot_product_attention(*batched).transpose(1, 2).reshape(q.shape)
+        # All kernels want exactly one batch dimension. PyTorch's want heads before tokens.
+        batched = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
+        if self.kernel == "flash4":
+            return flash4(*batched).reshape(q.shape)
+        heads_first = [x.transpose(1, 2) for x in batched]
+        return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).reshape(q.shape)

@@ -2,7 +2,8 @@
 
 "talk" is the talk's tensor parallelism, and "minimal" leaves out those of its entries that change nothing. "tp_sp" adds
 sequence parallelism: between the layers that are split, each rank keeps only its own share of the tokens. "ulysses"
-splits tokens alone, and no weights. On a mesh of two dimensions, it uses more ranks than the heads can be divided by.
+splits tokens alone, and no weights. On a mesh of two dimensions, it can use a number of ranks that does not divide the
+heads.
 
 A plan maps the name of a submodule to a style. The comment beside each entry says what comes in, what goes out, and
 what one forward costs on P ranks. S is the number of visual tokens, D is model_dim.
@@ -31,6 +32,7 @@ Plan = dict[str, ParallelStyle]
 
 TP_PLANS = ("talk", "minimal")
 PLANS = (*TP_PLANS, "tp_sp", "ulysses")
+QUERY_MESH = ("query_parallel", "context_parallel")
 WHOLE = Replicate()  # every rank has the whole tensor
 TOKENS = Shard(0)  # each rank has its share of the tokens, in (S, D) and in (S, heads, head_dim)
 HEADS = Shard(1)  # each rank has its share of the heads, in (S, heads, head_dim)
@@ -150,7 +152,8 @@ def query_plans() -> tuple[Plan, Plan]:
     """For the model, on a mesh of two dimensions: what comes before Ulysses' plan and what comes after it.
 
     Ulysses' plan runs along "context_parallel", as on a mesh of one dimension. These two run along "query_parallel".
-    The ranks along it have the same heads in self-attention, but each of them has the queries of its own tokens only.
+    The ranks along it have the same heads in self-attention, and each of them has the queries of a different part of
+    the tokens: of those that all ranks in its row of the mesh hold together.
     Hooks run in the order in which they are added: tokens are cut along "query_parallel" first, and gathered last.
     """
     cut = PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS)
@@ -159,7 +162,7 @@ def query_plans() -> tuple[Plan, Plan]:
         "visual_rope_embeddings": cut,  # whole -> tokens; free
     }
     after = {
-        # tokens -> queries of its tokens, whole keys and values; 2 all-gathers (S x D / context_parallel)
+        # queries stay as they are, keys and values become whole; 2 all-gathers (S x D / context_parallel)
         "visual_transformer_blocks.*.self_attention.attention": PrepareModuleInput(
             input_layouts=(TOKENS,) * 3, desired_input_layouts=(TOKENS, WHOLE, WHOLE), use_local_output=True
         ),
@@ -173,7 +176,7 @@ def query_plans() -> tuple[Plan, Plan]:
 def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
     """Shard the model in place over a mesh. On a mesh of one rank nothing changes.
 
-    The mesh has one dimension. Only for "ulysses" it may have two, "query_parallel" and "context_parallel". The text
+    The mesh has one dimension. For "ulysses" it may also have two, "query_parallel" and "context_parallel". The text
     blocks stay whole, because a caption has few tokens.
 
     Raises:
@@ -196,8 +199,8 @@ def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "
 
 
 def _parallelize_queries(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str) -> DiffusionTransformer3D:
-    if plan != "ulysses":
-        raise ValueError(f"the plan {plan!r} needs a mesh of one dimension, not {mesh.mesh_dim_names}")
+    if plan != "ulysses" or mesh.mesh_dim_names != QUERY_MESH:
+        raise ValueError(f"the plan {plan!r} cannot use a mesh with the dimensions {mesh.mesh_dim_names}")
     before, after = query_plans()
     check_divisible(dit.config, mesh["context_parallel"].size(), plan)
     parallelize_module(dit, mesh["query_parallel"], before)
@@ -241,5 +244,5 @@ def check_divisible(config: DiTConfig, ranks: int, plan: str = "talk") -> None:
             fits = [n for n in range(1, width + 1) if all(w % n == 0 for w in widths.values())]
             raise ValueError(
                 f"{kind} over {ranks} ranks: {width} {name} are not divisible by {ranks}; "
-                f"this model runs on {', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks"
+                f"it can split this model over {', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks"
             )

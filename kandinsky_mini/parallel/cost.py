@@ -218,7 +218,8 @@ def _whole_and_split(config: DiTConfig, plan: str, dtype: torch.dtype) -> tuple[
 def activation_bytes(config: DiTConfig, tokens: int, layout: ParallelLayout) -> int:
     """Return the bytes of a rank's activations at the fullest moment of a forward, with compiled blocks.
 
-    X stands for the bytes of all visual tokens. Lesson 06 derives the two moments of tensor parallelism.
+    X stands for the bytes of all visual tokens. Lesson 06 derives the two moments of tensor parallelism. With split
+    queries a rank needs more in self-attention, where it has whole keys and values: 0.08 GB in a record of Lite.
     """
     P, X = layout.branch_ranks, tokens * config.model_dim * BYTES
     hidden = config.ff_dim / config.model_dim * X / P

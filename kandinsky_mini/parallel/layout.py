@@ -20,13 +20,13 @@ class ParallelLayout:
     """`cfg` groups of ranks compute the branches of the guidance side by side, and each group splits the model.
 
     kind says how a group of `size` ranks does it: "tp" is tensor parallelism, "tp_sp" adds sequence parallelism,
-    "ulysses" splits the tokens. Ulysses can have `queries` times as many ranks: then so many of them share the same
-    heads, and each has a part of the queries. The text form is "tp4", or "cfg2-ulysses4" with both branches side by
-    side on 8 ranks in all, or "ulysses4x2" with 4 groups of heads and 2 ranks for each of them.
+    "ulysses" splits the tokens. With Ulysses, `queries` ranks can have the same heads, and each of them computes a part
+    of the queries. A group then has size x queries ranks. The text form is "tp4", or "cfg2-ulysses4" with both branches
+    side by side on 8 ranks in all, or "ulysses4x2", whose 8 ranks have 4 different parts of the heads.
 
     Raises:
         ValueError: the kind is unknown, size or queries is below 1, cfg is neither 1 nor 2, or a kind other than
-            "ulysses" should split queries.
+            "ulysses" is asked to split queries.
     """
 
     kind: str = "tp"
@@ -85,8 +85,8 @@ class ParallelLayout:
     def device_mesh(self, device_type: str) -> DeviceMesh:
         """Arrange the ranks of the process group, which must have been joined, as a mesh with named dimensions.
 
-        The ranks of one branch are neighbours, and among them those that trade tokens for heads. The mesh has only the
-        dimensions that the layout uses.
+        The ranks of one branch are neighbours. Within a branch, the ranks that trade tokens for heads are neighbours,
+        too. "cfg_parallel" and "query_parallel" are there only if the layout uses them.
         """
         shape, names = (self.size,), self.dimensions
         if self.queries > 1:
@@ -139,7 +139,8 @@ class ParallelLayout:
 def layouts_of(ranks: int) -> list[ParallelLayout]:
     """Return every layout of exactly this number of ranks.
 
-    With one rank for each branch, only "tp" is there. Queries are split only where heads are split as well.
+    With one rank for each branch all kinds are the same, so only "tp" is there. Queries are split only where heads are
+    split as well.
     """
     found = []
     for cfg in (cfg for cfg in (1, 2) if ranks % cfg == 0):

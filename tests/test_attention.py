@@ -1,0 +1,130 @@
+"""The attention kernel is a choice: what "auto" takes, what it falls back to, and that all kernels give the same.
+
+flash-attn-4 needs a GPU, so a stand-in takes its place here. launch/precision.py measures the real one.
+"""
+
+import sys
+from functools import partial
+from math import prod
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import SMALL, random_inputs, random_model, relative_difference
+
+from kandinsky_mini import build, get_T2V_pipeline
+from kandinsky_mini.bench.random_models import draw_weights
+from kandinsky_mini.models.attention import Attention, choose_kernel, flash4, kernel_of, set_kernel
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+USUAL = {"dtype": torch.bfloat16, "head_dim": 64}
+
+
+@pytest.fixture
+def hopper(monkeypatch) -> list[torch.Size]:
+    """Put a stand-in in place of flash-attn-4, on a GPU that it serves. Return the shapes of the queries it gets."""
+    shapes = []
+
+    def flash_attn_func(q, k, v):
+        shapes.append(q.shape)
+        out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        return out.transpose(1, 2).contiguous(), None
+
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["flash_attn.cute"].flash_attn_func = flash_attn_func
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return shapes
+
+
+def test_auto_takes_flash4_where_it_can_run(hopper):
+    assert choose_kernel("auto", GPU, **USUAL) == choose_kernel("flash4", GPU, **USUAL) == ("flash4", "")
+    assert choose_kernel("auto", CPU, **USUAL) == ("sdpa", "")
+    for kernel in ("cudnn", "sdpa"):
+        assert choose_kernel(kernel, GPU, **USUAL) == (kernel, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "reason"),
+    [
+        ({"dtype": torch.float32}, (9, 0), "it does not compute in float32"),
+        ({"head_dim": 256}, (9, 0), "it has no kernel for heads of 256 channels"),
+        ({"head_dim": 20}, (9, 0), "it has no kernel for heads of 20 channels"),
+        ({}, (8, 6), "it needs a Hopper or Blackwell GPU, and this one has compute capability 8.6"),
+        ({}, (12, 0), "it needs a Hopper or Blackwell GPU"),
+    ],
+)
+def test_auto_falls_back_and_says_why(hopper, monkeypatch, changes, capability, reason):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    kernel, missing = choose_kernel("auto", GPU, **USUAL | changes)
+    assert kernel == "cudnn" and missing.startswith(reason)
+    with pytest.raises(ValueError, match=f"the attention kernel flash4 cannot run here: {reason}"):
+        choose_kernel("flash4", GPU, **USUAL | changes)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no module"), OSError("libcute_dsl_runtime.so"), RuntimeError("CUDA 12")]
+)
+def test_an_installation_that_cannot_be_imported_is_no_error(hopper, monkeypatch, error):
+    def broken(name):
+        raise error
+
+    monkeypatch.setattr("kandinsky_mini.models.attention.import_module", broken)
+    kernel, missing = choose_kernel("auto", GPU, **USUAL)
+    assert kernel == "cudnn" and missing == f"flash-attn-4 cannot be imported (pip install -e '.[flash]'): {error}"
+
+
+def test_other_names_and_devices_are_refused():
+    with pytest.raises(ValueError, match="unknown attention kernel 'best': choose one of auto, flash4, cudnn, sdpa"):
+        get_T2V_pipeline("cpu", attention="best")
+    with pytest.raises(ValueError, match="the attention kernel flash4 cannot run here: it needs a GPU"):
+        get_T2V_pipeline("cpu", attention="flash4")
+
+
+@pytest.mark.parametrize("shape", [(12, 4, 16), (2, 12, 4, 16), (2, 3, 12, 4, 16)])
+def test_all_kernels_give_the_same(hopper, shape):
+    attention, qkv = Attention(), [torch.randn(shape) for _ in range(3)]
+    expected = attention(*qkv)
+    set_kernel(attention, "flash4")
+    torch.testing.assert_close(attention(*qkv), expected)
+    assert hopper == [torch.Size((prod(shape[:-3]), *shape[-3:]))]
+
+
+def test_flash4_is_given_strided_inputs_as_they_are(hopper, monkeypatch):
+    """The kernel takes strides, so nothing is copied for it."""
+    given = []
+    stand_in = sys.modules["flash_attn.cute"].flash_attn_func
+    sys.modules["flash_attn.cute"].flash_attn_func = lambda *qkv: (given.extend(qkv), stand_in(*qkv))[1]
+    packed = torch.randn(12, 3, 4, 16)
+    set_kernel(attention := Attention(), "flash4")
+    attention(*packed.unbind(1))
+    assert [x.data_ptr() for x in given] == [x.data_ptr() for x in packed.unbind(1)]
+
+
+def test_a_block_with_flash4_compiles_to_one_graph(hopper):
+    torch.library.opcheck(flash4, tuple(torch.randn(1, 12, 4, 16) for _ in range(3)), test_utils="test_faketensor")
+    model = random_model()
+    inputs = random_inputs(model)
+    expected = model(*inputs)
+    set_kernel(model, "flash4")
+    hopper.clear()
+    for block in model.visual_transformer_blocks:
+        block.compile(fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert relative_difference(model(*inputs), expected) < 1e-5
+    texts, visual = SMALL.num_text_blocks, 2 * SMALL.num_visual_blocks
+    assert len(hopper) == texts + visual
+
+
+def test_the_model_says_which_kernel_it_uses(monkeypatch):
+    fill = partial(draw_weights, device=CPU)
+    assert kernel_of(build.build_dit(SMALL, CPU, fill)) == "sdpa"
+    assert kernel_of(build.build_dit(SMALL, CPU, fill, attention="cudnn")) == "cudnn"
+    assert kernel_of(torch.nn.Linear(1, 1)) == "sdpa"  # another library's model
+    monkeypatch.setattr(build, "choose_kernel", lambda *_: ("cudnn", "it is not there"))
+    with pytest.warns(UserWarning, match="attention runs on cuDNN and not on flash-attn-4: it is not there") as caught:
+        build.build_dit(SMALL, CPU, fill)
+    assert len(caught) == 1
+    monkeypatch.setattr(build, "rank", lambda: 1)
+    build.build_dit(SMALL, CPU, fill)  # the other ranks say nothing: a warning would be an error here
