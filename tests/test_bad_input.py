@@ -321,6 +321,12 @@ def test_a_full_disk_is_found_before_sampling(idle_pipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_keep_a_latent_is_found_before_sampling(idle_pipe, tmp_path):
+    (tmp_path / "cat.latent.safetensors").mkdir()
+    with pytest.raises(ValueError, match=r"cat\.latent\.safetensors"):
+        idle_pipe(PROMPT, save_path=tmp_path / "cat.mp4")
+
+
 def damage(module: torch.nn.Module, name: str, value: float, monkeypatch) -> None:
     weight = module.get_parameter(name)
     damaged = weight.detach().clone()

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from kandinsky_mini.config import load_config
+from kandinsky_mini.world import captions
 from kandinsky_mini.world.captions import (
     LANGUAGES,
     PARTIAL_PHRASINGS,
@@ -70,6 +71,13 @@ def test_full_captions_name_everything(language, make):
 def test_unseen_phrasings_are_none_of_the_trained_ones(language):
     trained = {text.replace(",", "") for text in PHRASINGS[language] + PARTIAL_PHRASINGS[language]}
     assert [text for text in UNSEEN_PHRASINGS[language] if text.replace(",", "") in trained] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_unseen_captions_are_made_of_unseen_phrasings(language, monkeypatch):
+    monkeypatch.setattr(captions, "_fill", lambda phrasing, *_: phrasing)
+    made = {unseen_caption(CAT, language, random.Random(seed)) for seed in range(100)}
+    assert made == set(UNSEEN_PHRASINGS[language])
 
 
 def test_partial_captions_say_less_but_never_anything_wrong():

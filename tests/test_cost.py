@@ -94,6 +94,12 @@ def test_branches_side_by_side_halve_a_guided_step():
     assert predict("cfg2-tp4").seconds["attention"] == pytest.approx(one.seconds["attention"] / 8, rel=0.01)
 
 
+def test_branches_side_by_side_take_as_long_as_the_longer_text():
+    one, texts = ParallelLayout("tp", 1, cfg=2), ((60, 200), (200, 60), (60, 60))
+    short_first, long_first, short = (cost.predict(LITE.dit, LITE.sampling, one, CEILINGS, each).step for each in texts)
+    assert short_first == long_first > short
+
+
 def test_a_step_without_guidance_is_one_forward():
     assert predict("tp1", guidance_weight=1.0).step == pytest.approx(predict("tp1").step / 2, rel=0.01)
 

@@ -1,11 +1,13 @@
 """launch/generate.py does its work when it is started from the command line, as a user starts it."""
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import generate
 import imageio.v3 as iio
@@ -42,6 +44,21 @@ def test_generates_a_video(tiny_config, tmp_path):
     assert elapsed.startswith("TIME ELAPSED: ") and elapsed.endswith(" s")
     assert "tiny has never seen 'с', 'драконом'. It knows a cat" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["cat.mp4"]
+
+
+def test_every_option_reaches_the_pipeline(monkeypatch):
+    """Numbers that are all different show an option that is forgotten or mistaken for another one."""
+    given = {"time_length": 2, "width": 48, "height": 32, "num_steps": 7, "guidance_weight": 2.5, "seed": 9}
+    given |= {"scheduler_scale": 6.5}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    built = {"--config": "c.yaml", "--layout": "tp4", "--attention": "cudnn"}
+    words = [*options, *itertools.chain(*built.items()), "--prompt", "a pig", "--path", "pig.mp4"]
+    monkeypatch.setattr(sys, "argv", ["generate.py", *words])
+    pipe = mock.MagicMock()
+    with mock.patch("kandinsky_mini.get_T2V_pipeline", return_value=pipe) as get:
+        assert generate.generate(generate.parse_args(), "cpu") is pipe.return_value
+    get.assert_called_once_with("cpu", *built.values())
+    pipe.assert_called_once_with("a pig", save_path="pig.mp4", **given)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None or " " in torch.__file__, reason="PyTorch's compiler needs these")

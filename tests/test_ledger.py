@@ -36,7 +36,7 @@ def test_every_collective_is_where_the_formula_has_it(ranks, plan):
     assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
 
 
-@pytest.mark.parametrize("text", ["ulysses4x2", "ulysses2x2", "ulysses1x4"])
+@pytest.mark.parametrize("text", ["ulysses8x2", "ulysses2x2", "ulysses1x4"])
 def test_the_formula_has_what_split_queries_send(text):
     model, layout = random_model(), ParallelLayout.parse(text)
     predicted = predict_collectives(SMALL, TOKENS, TEXT_TOKENS, 4, layout.size, "ulysses", layout.queries)

@@ -1,11 +1,12 @@
 """The parallel capacity of a machine is what several processes really do at once, as many as one could do alone."""
 
+from argparse import ArgumentTypeError
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kandinsky_mini.bench import machine
+from kandinsky_mini.bench import machine, options
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,10 @@ def test_the_interconnect_is_that_of_the_first_two_gpus(monkeypatch):
     table = "\tGPU0\tGPU1\tGPU2\tCPU\nGPU0\t X \tNV18\tSYS\t0-15\nGPU1\tNV18\t X \tPIX\t0-15\n"
     monkeypatch.setattr(machine.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=table))
     assert [machine.interconnect(gpus) for gpus in (1, 2, 4)] == ["none", "NV18", "NV18"]
+
+
+def test_a_gpu_is_counted_from_0(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert options.device("cuda:1") == "cuda:1" and options.device("cuda") == "cuda"
+    with pytest.raises(ArgumentTypeError, match="'cuda:2' does not exist here: PyTorch finds 2 GPUs"):
+        options.device("cuda:2")

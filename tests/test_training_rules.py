@@ -47,6 +47,13 @@ def test_a_training_ends_after_its_minutes(clock, earlier):
         assert budget.spent == spent and budget.progress == pytest.approx(seconds / 120)
 
 
+def test_a_checkpoint_knows_all_seconds_that_were_spent(clock):
+    budget = Budget(WITHOUT_END, seconds=90.0, started=0.0)
+    budget.count_step()
+    clock.seconds = 30.0
+    assert budget.state() == {"step": 1, "seconds": 120.0}
+
+
 def test_a_training_ends_after_its_steps():
     budget = Budget(steps=3)
     for spent in (False, False, True):
@@ -224,7 +231,12 @@ def test_latents_are_normalised_without_changing_the_videos():
     torch.manual_seed(0)
     vae, videos = new_vae(16).eval(), torch.randint(0, 256, (4, 3, 5, 32, 32), dtype=torch.uint8)
     before = decode(vae, encode(vae, videos))
+    spread = [vae.encode(videos / 127.5 - 1).latent_dist]
     normalise_latents(vae, videos)
+    spread.append(vae.encode(videos / 127.5 - 1).latent_dist)
+    # What the encoder calls its own uncertainty is scaled as the latents are.
+    scale = spread[0].mean.std((0, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(spread[1].std * scale, spread[0].std, rtol=1e-3, atol=0)
     latents = encode(vae, videos)
     torch.testing.assert_close(latents.mean((0, 1, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 1, 2, 3)), torch.ones(16), atol=1e-4, rtol=0)

@@ -1,5 +1,6 @@
 """A scene of the small world shows only what is allowed, and its video really shows it."""
 
+import dataclasses
 import functools
 import math
 from itertools import combinations
@@ -10,7 +11,9 @@ import torch
 
 from kandinsky_mini.config import FPS
 from kandinsky_mini.world.backgrounds import night
-from kandinsky_mini.world.render import STRIDE, walk
+from kandinsky_mini.world.brush import Brush
+from kandinsky_mini.world.figures import Pose
+from kandinsky_mini.world.render import BACKDROPS, CHANCES, STRIDE, into_figure, poses, walk
 from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
 
@@ -125,6 +128,32 @@ def test_hold_out_leaves_every_pair_in_training():
     for one, two in combinations(names, 2):
         seen = {(getattr(scene, one), getattr(scene, two)) for scene in training}
         assert len(seen) == len(ALLOWED[one]) * len(ALLOWED[two]), (one, two)
+
+
+def test_axes_turn_counter_clockwise():
+    brush = Brush(torch.zeros(1, 3, 1, 1, 1), torch.tensor(3.0), torch.tensor(5.0), 1.0, {})
+    turned = brush.moved(3, 4, degrees=90)  # the point above the new origin now lies on its x axis
+    torch.testing.assert_close(torch.stack([turned.x, turned.y]), torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_a_pixel_is_small_in_the_units_of_a_large_figure():
+    fields = dict.fromkeys((field.name for field in dataclasses.fields(Pose)), torch.ones(1))
+    brush = Brush(torch.zeros(1, 3, 1, 1, 1), torch.zeros(1), torch.zeros(1), 3.0, {})
+    assert into_figure(brush, Pose(**fields | {"size": torch.tensor([2.0])})).pixel.item() == 1.5
+
+
+def test_the_background_has_random_numbers_of_its_own(monkeypatch):
+    """Where the sun stands says nothing about where the figure stands."""
+    used = []
+    monkeypatch.setitem(BACKDROPS, "meadow", lambda brush, luck, width: (used.extend(luck), brush.image.zero_()))
+    scenes = [scene for scene in all_scenes() if scene.background == "meadow"][:3]
+    render(scenes, 2, seeded(1), 16, 24)
+    chance = torch.rand(len(scenes), CHANCES, generator=seeded(1))
+    assert torch.equal(torch.cat([luck.flatten(1) for luck in used], dim=1), chance[:, 5:])
+    before = poses(scenes, chance.clone(), 2, FPS, 192.0, "cpu")
+    chance[:, 5:] = 0.5
+    after = poses(scenes, chance, 2, FPS, 192.0, "cpu")
+    assert all(torch.equal(getattr(before, f.name), getattr(after, f.name)) for f in dataclasses.fields(Pose))
 
 
 def test_hold_out_ignores_the_background():

@@ -84,7 +84,7 @@ def kernel_of(model: nn.Module) -> str:
     for module in model.modules():
         if isinstance(module, Attention):
             return module.kernel
-    return "cudnn" if next(model.parameters()).device.type == "cuda" else "sdpa"
+    return "cudnn" if any(parameter.is_cuda for parameter in model.parameters()) else "sdpa"
 
 
 def preferred_kernels(kernel: str) -> contextlib.AbstractContextManager:
