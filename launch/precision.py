@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
     build = partial(build_dit, config.dit, device, partial(draw_weights, device=device))
     run = partial(velocities, inputs=inputs, scale=sampling.scale_factor)
-    references = run(build(dtype=torch.float32, attention="cudnn"))
+    references = run(build(dtype=torch.float32, attention="sdpa"))
     build = partial(build, dtype=torch.bfloat16, attention=args.attention)
     whole = build()
     errors = {"1": relative(run(whole), references)}

@@ -40,10 +40,12 @@ def choose_kernel(wanted: str, device: torch.device, dtype: torch.dtype, head_di
     """Return the kernel to use and, where a GPU cannot run flash-attn-4, the reason why "auto" does not take it.
 
     Raises:
-        ValueError: the kernel is unknown, or "flash4" is wanted and cannot run.
+        ValueError: the kernel is unknown, or it is wanted by name and cannot run.
     """
     if wanted not in KERNELS:
         raise ValueError(f"unknown attention kernel {wanted!r}: choose one of {', '.join(KERNELS)}")
+    if wanted == "cudnn" and device.type != "cuda":
+        raise ValueError("the attention kernel cudnn cannot run here: it needs a GPU")
     if wanted in ("cudnn", "sdpa"):
         return wanted, ""
     missing = _what_flash4_lacks(device, dtype, head_dim)
@@ -88,7 +90,7 @@ def kernel_of(model: nn.Module) -> str:
 
 
 def preferred_kernels(kernel: str) -> contextlib.AbstractContextManager:
-    """A context in which PyTorch's attention prefers this kernel. "flash4" may have to fall back to cuDNN's."""
+    """A context in which PyTorch's attention prefers cuDNN's kernel, unless it is to choose by itself ("sdpa")."""
     return contextlib.nullcontext() if kernel == "sdpa" else sdpa_kernel(CUDNN_FIRST, set_priority=True)
 
 
