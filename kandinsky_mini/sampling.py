@@ -106,12 +106,12 @@ def generate(
     Raises:
         FloatingPointError: a velocity is not finite. The message names the step.
     """
-    x = noise
+    x, kernel = noise, kernel_of(dit)
     times = time_steps(sampling.num_steps, sampling.scheduler_scale).to(x.device)
     for step in tqdm(range(sampling.num_steps), disable=not progress, desc="sampling"):
         time = times[step].expand(*x.shape[:-4], 1)
         try:
-            with preferred_kernels(kernel_of(dit)):
+            with preferred_kernels(kernel):
                 velocity = guided_velocity(dit, x, time, text, null_text, sampling, branches)
         except RuntimeError as error:  # for example, this rank has waited in vain for another one
             place = _innermost_module(error, dit) or "the exchange of the branches"

@@ -32,7 +32,7 @@ Plan = dict[str, ParallelStyle]
 
 TP_PLANS = ("talk", "minimal")
 PLANS = (*TP_PLANS, "tp_sp", "ulysses")
-QUERY_MESH = ("query_parallel", "context_parallel")
+QUERY_MESH = ("query_parallel", "context_parallel")  # the dimensions of a mesh on which queries are split
 WHOLE = Replicate()  # every rank has the whole tensor
 TOKENS = Shard(0)  # each rank has its share of the tokens, in (S, D) and in (S, heads, head_dim)
 HEADS = Shard(1)  # each rank has its share of the heads, in (S, heads, head_dim)

@@ -173,8 +173,8 @@ def _arithmetic(config: DiTConfig, S: int, L: int, layout: ParallelLayout, ceili
     )
     text_block = 4 * linear(L, D, D) + linear(L, D, F) + linear(L, F, D)
     heads = config.num_heads // split
-    own = S // layout.queries, config.num_heads // layout.size  # the queries and the heads of self-attention
-    attention = ceilings.attention_seconds(own[0], S, own[1]) + ceilings.attention_seconds(rows, L, heads)
+    to_itself = ceilings.attention_seconds(S // layout.queries, S, config.num_heads // layout.size)
+    attention = to_itself + ceilings.attention_seconds(rows, L, heads)
 
     # Numbers read and written, in units of D for each token. A norm reads and writes, a gated sum reads two tensors and
     # writes one, three times each; q and k are normalised and rotated, the query of cross-attention is normalised;

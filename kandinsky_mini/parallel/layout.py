@@ -7,7 +7,7 @@ from math import prod
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ..config import PIXELS_PER_LATENT, DiTConfig, SamplingConfig
-from ..models.parallelize import check_divisible
+from ..models.parallelize import QUERY_MESH, check_divisible
 
 # Each kind of parallelism, and the mesh dimension along which its ranks lie.
 KINDS = {"tp": "tensor_parallel", "tp_sp": "tensor_parallel", "ulysses": "context_parallel"}
@@ -75,7 +75,7 @@ class ParallelLayout:
     @property
     def dimensions(self) -> tuple[str, ...]:
         """The names of the mesh dimensions that one branch is spread over."""
-        return ("query_parallel",) * (self.queries > 1) + (KINDS[self.kind],)
+        return QUERY_MESH if self.queries > 1 else (KINDS[self.kind],)
 
     @property
     def plan(self) -> str:
