@@ -24,7 +24,7 @@ def gated_sum(x, out, gate, dtype):
 
 
 def rotate(x, rope, dtype):
-    cos, sin = rope.to(dtype).unbind(-1)
+    cos, sin = rope.to(dtype)[..., 1::2].unbind(-2)  # of the second channel of each pair, where the sine has its sign
     a, b = rearrange(x.to(dtype), "... (pair two) -> ... pair two", two=2).unbind(-1)
     return torch.stack([cos * a - sin * b, sin * a + cos * b], dim=-1).flatten(-2).type_as(x)
 
@@ -128,12 +128,14 @@ def test_angles_of_rope_are_exact_for_the_longest_video():
     """A 10-second video has 61 frames of 32 x 48 patches. In bfloat16, angles of up to 60 would be off by a tenth."""
     positions = [torch.arange(61), torch.arange(32), torch.arange(48)]
     rope = parts.RoPE3D((16, 24, 24))(positions, (1.0, 2.0, 2.0))
-    assert rope.dtype == torch.float32 and rope.shape == (61 * 32 * 48, 1, 32, 2)
+    assert rope.dtype == torch.float32 and rope.shape == (61 * 32 * 48, 1, 2, 64)
     last = torch.cat(
         [
             (len(axis) - 1) / scale * 10_000.0 ** (-torch.arange(dim // 2).double() / (dim // 2))
             for axis, dim, scale in zip(positions, (16, 24, 24), (1.0, 2.0, 2.0), strict=True)
         ]
     )
-    expected = torch.stack([last.cos(), last.sin()], dim=-1).float()
-    torch.testing.assert_close(rope[-1, 0], expected, rtol=0, atol=1e-5)
+    cos, sin = last.cos().float(), last.sin().float()
+    pairs = rope[-1, 0].unflatten(-1, (-1, 2))  # cosine and sine, pair, channel of the pair
+    torch.testing.assert_close(pairs[0], torch.stack([cos, cos], dim=-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pairs[1], torch.stack([-sin, sin], dim=-1), rtol=0, atol=1e-5)

@@ -147,7 +147,7 @@ def test_a_fresh_model_has_identity_blocks():
     """Zero modulation lets any error pass. This is why parity is never measured with fresh weights."""
     block = DiffusionTransformer3D(SIZES).visual_transformer_blocks[0]
     x = torch.randn(6, 64)
-    rope = torch.randn(6, 1, 8, 2)
+    rope = torch.randn(6, 1, 2, 16)
     assert torch.equal(block(x, torch.randn(5, 64), torch.randn(1, 32), rope), x)
 
 

@@ -31,7 +31,7 @@ from .nn import (
 class TransformerEncoderBlock(nn.Module):
     """A block on text tokens, which attend to one another.
 
-    x (..., L, D), time_embed (..., 1, time_dim), rope (L, 1, head_dim / 2, 2) -> (..., L, D)
+    x (..., L, D), time_embed (..., 1, time_dim), rope (L, 1, 2, head_dim) -> (..., L, D)
     """
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
@@ -56,7 +56,7 @@ class TransformerEncoderBlock(nn.Module):
 class TransformerDecoderBlock(nn.Module):
     """A block on visual tokens, which attend to one another and to the text.
 
-    x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim), rope (S, 1, head_dim / 2, 2) -> (..., S, D)
+    x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim), rope (S, 1, 2, head_dim) -> (..., S, D)
     """
 
     def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
@@ -196,7 +196,8 @@ def compile_blocks(dit: DiffusionTransformer3D) -> None:
     """
     check_compiler(dit.visual_embeddings.in_layer.weight.device)
     for block in dit.visual_transformer_blocks:
-        block.compile(fullgraph=True)
+        # On a GPU the kernels between the matrix products try several block sizes, which takes some seconds more.
+        block.compile(fullgraph=True, options={"max_autotune_pointwise": True})
 
 
 def check_compiler(device: torch.device) -> None:

@@ -34,12 +34,23 @@ def gated_sum(x: torch.Tensor, out: torch.Tensor, gate: torch.Tensor) -> torch.T
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     """Apply RoPE: rotate each pair of channels of x (..., S, heads, head_dim) by its angle.
 
-    rope is (S, 1, head_dim / 2, 2): the cosine and the sine of the angle for every token and pair.
+    rope is (S, 1, 2, head_dim), as rotation returns it.
     """
-    cos, sin = rope.unbind(-1)
-    a, b = rearrange(x.float(), "... (pair two) -> ... pair two", two=2).unbind(-1)
-    turned = torch.stack([cos * a - sin * b, sin * a + cos * b], dim=-1)
-    return turned.flatten(-2).type_as(x)
+    cos, sin = rope.unbind(-2)
+    x32 = x.float()
+    swapped = rearrange(x32, "... (pair two) -> ... pair two", two=2).flip(-1).flatten(-2)
+    return (cos * x32 + sin * swapped).type_as(x)
+
+
+def rotation(angles: torch.Tensor) -> torch.Tensor:
+    """Angles (S, head_dim / 2), one for each pair of channels -> rope (S, 1, 2, head_dim).
+
+    It holds the cosine and the sine for every channel. The sine is negative for the first channel of a pair, because
+    (a, b) becomes (cos a - sin b, cos b + sin a). So a compiler can do it all in one pass over the channels.
+    """
+    cos, sin = torch.cos(angles), torch.sin(angles)
+    signed = torch.stack([-sin, sin], dim=-1).flatten(-2)
+    return torch.stack([cos.repeat_interleave(2, dim=-1), signed], dim=-2)[:, None]
 
 
 class TimeEmbeddings(nn.Module):
@@ -85,19 +96,18 @@ class VisualEmbeddings(nn.Module):
 
 
 class RoPE1D(nn.Module):
-    """Positions (S,) -> rope (S, 1, head_dim / 2, 2)."""
+    """Positions (S,) -> rope (S, 1, 2, head_dim)."""
 
     def __init__(self, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
 
     def forward(self, pos: torch.Tensor) -> torch.Tensor:
-        angles = torch.outer(pos.float(), frequencies(self.head_dim // 2, pos.device))
-        return torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)[:, None]
+        return rotation(torch.outer(pos.float(), frequencies(self.head_dim // 2, pos.device)))
 
 
 class RoPE3D(nn.Module):
-    """Positions of frames (T,), rows (H,) and columns (W,) -> rope (T * H * W, 1, head_dim / 2, 2).
+    """Positions of frames (T,), rows (H,) and columns (W,) -> rope (T * H * W, 1, 2, head_dim).
 
     axes_dims says how many channels of a head encode the frame, the row and the column. scale_factor divides the
     angles of these three positions, so that a larger picture can use the range of angles of a smaller one.
@@ -116,7 +126,7 @@ class RoPE3D(nn.Module):
         angles = torch.cat(
             [t[:, None, None].expand(grid), h[None, :, None].expand(grid), w[None, None].expand(grid)], dim=-1
         ).flatten(0, 2)
-        return torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)[:, None]
+        return rotation(angles)
 
 
 class Modulation(nn.Module):
@@ -137,7 +147,7 @@ class Modulation(nn.Module):
 
 
 class MultiheadSelfAttention(nn.Module):
-    """x (..., S, D), rope (S, 1, head_dim / 2, 2) -> all heads side by side (..., S, D), not yet projected."""
+    """x (..., S, D), rope (S, 1, 2, head_dim) -> all heads side by side (..., S, D), not yet projected."""
 
     def __init__(self, num_channels: int, head_dim: int):
         super().__init__()

@@ -113,7 +113,7 @@ def block(
 ) -> Figure:
     """Draw a visual block: self-attention, cross-attention and feed-forward, with the shape of each module's output.
 
-    The inputs are x (S, D), text_embed (L, D), time_embed (1, time_dim) and rope (S, 1, head_dim / 2, 2).
+    The inputs are x (S, D), text_embed (L, D), time_embed (1, time_dim) and rope (S, 1, 2, head_dim).
     """
     shapes = {name: gives for name, (_, gives) in forward_shapes(block, x, text_embed, time_embed, rope).items()}
     figure, axis = canvas(12.75, 7.1)
