@@ -49,6 +49,7 @@ def build_pipeline(
         encoders = weights["text_encoder"], weights["text_encoder2"]
         text_device = devices["text_embedder"]
         text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
+    if rank() == 0 or config.vae.tiling:
         vae = build_vae(config, weights["vae"], devices["vae"])
     wait_until_loaded()
     return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config, layout, branches_on(mesh))

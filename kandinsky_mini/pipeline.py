@@ -16,6 +16,7 @@ from .models.text_embedders import TextEmbedder
 from .models.text_embeds import TextEmbeds
 from .parallel.groups import from_rank_0, rank
 from .parallel.layout import ParallelLayout
+from .parallel.spread import over_ranks
 from .sampling import Branches, draw_noise, generate
 from .saving import latent_kept, save
 from .validation import check_save_path, check_text
@@ -27,7 +28,7 @@ class Kandinsky5T2VPipeline:
     """The models of one configuration, each on its device. device_map has the keys of COMPONENTS.
 
     Under a launcher each rank has a pipeline, and all ranks must call theirs in the same way. Rank 0 encodes the text,
-    shows the progress, decodes and saves. The others hold only their shard of the CrossDiT.
+    shows the progress and saves. The others hold their shard of the CrossDiT and, where it decodes in pieces, the VAE.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class Kandinsky5T2VPipeline:
             branches=self.branches,
         )
         if not first:
+            if self.vae is not None:
+                self.decode(latent)  # this rank's share of the pieces
             return None
         if save_path is None:
             return self.decode(latent)
@@ -146,9 +149,15 @@ class Kandinsky5T2VPipeline:
         return video
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode a latent (T, H, W, C) into a uint8 video (1, 3, frames, height, width) on the CPU."""
-        return vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"])).cpu()
+    def decode(self, latent: torch.Tensor) -> torch.Tensor | None:
+        """Decode a latent (T, H, W, C) into a uint8 video (1, 3, frames, height, width) on the CPU.
+
+        Every rank that has a VAE must call this. Where the VAE decodes in pieces, the ranks share them, and only rank 0
+        returns the video.
+        """
+        pieces = over_ranks if self.config.vae.tiling and self.layout.ranks > 1 else map
+        video = vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"]), pieces)
+        return None if video is None else video.cpu()
 
     def _warn_about(self, text: str, what: str) -> None:
         """Warn about words of a text that the model has never seen, and about those that will be cut off."""

@@ -1,10 +1,12 @@
-"""Measure how long each part of a whole run takes: text encoders, CrossDiT, VAE, saving, each on its own device.
+"""Measure how long each part of a whole run takes: text encoders, CrossDiT, VAE, saving.
 
 python launch/whole_run.py --config kandinsky_mini/configs/lite_10s.yaml --random-weights --steps 10 \
     --device-map dit=cuda:0 vae=cuda:1 text_embedder=cuda:2
+torchrun --nproc-per-node 2 launch/whole_run.py --config lite_10s --random-weights --device-map cuda --layout cfg2-tp1
 
-This is the talk's last cell: three devices, three models, one process. With --random-weights the models are the real
-classes at the real sizes, and no checkpoint is needed. It writes a record as JSON.
+The first line is the talk's last cell: three devices, three models, one process. The second one has two ranks, which
+share the steps and the pieces of the video that the VAE decodes. With --random-weights the models are the real classes
+at the real sizes, and no checkpoint is needed. Rank 0 writes a record as JSON.
 
 Saving is work for a CPU, and needs imageio-ffmpeg. Where that is missing, saving is left out, and --only-saving can
 measure it on another machine.
@@ -23,14 +25,15 @@ from kandinsky_mini.bench import measure, options
 from kandinsky_mini.bench.machine import device_name, interconnect, processor
 from kandinsky_mini.bench.random_models import random_pipeline
 from kandinsky_mini.bench.records import FOLDER, Record, command_line
+from kandinsky_mini.build import resolve_devices, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import FPS, load_config
-from kandinsky_mini.models.attention import kernel_of
+from kandinsky_mini.models.attention import KERNELS, kernel_of
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import compile_blocks
-from kandinsky_mini.parallel.groups import world_size
-from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.parallel.groups import gather_from_all, leave_group, rank, world_size
 from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
+from kandinsky_mini.sampling import draw_noise
 from kandinsky_mini.saving import check_can_save, save
 from kandinsky_mini.training.dataset import render_videos
 from kandinsky_mini.world.scenes import Scene
@@ -40,7 +43,9 @@ SCENE = Scene("cat", "red", "walks right", "meadow")
 
 
 def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
-    """Turn ["dit=cuda:0", ...] into devices, with the names that get_T2V_pipeline has for its device_map."""
+    """Turn ["cuda"] or ["dit=cuda:0", ...] into devices, named as in get_T2V_pipeline's device_map."""
+    if len(entries) == 1 and "=" not in entries[0]:
+        entries = [f"{name}={entries[0]}" for name in COMPONENTS]
     named = dict(entry.partition("=")[::2] for entry in entries)
     if set(named) != set(COMPONENTS):
         sys.exit(f"error: --device-map is {' '.join(entries)}; it needs {', '.join(COMPONENTS)}, each once")
@@ -67,22 +72,27 @@ def time_of_saving(seconds: int, height: int, width: int) -> float | None:
 
 
 def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
-    """Return the seconds of each step, the first and slower one included, and those of encoding and of decoding."""
+    """Return the seconds of each step, the first and slower one included, and those of encoding and of decoding.
+
+    Rank 0 measures the steps and the text, and waits for the others' share of the decoding.
+    """
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
-    pipe.text_embedder.encode(PROMPT)
-    text = measure.timed(lambda: [pipe.text_embedder.encode(prompt) for prompt in prompts], devices["text_embedder"])
-    latents: list[torch.Tensor] = []
+    text = 0.0
+    if rank() == 0:
+        pipe.text_embedder.encode(PROMPT)
+        encode = pipe.text_embedder.encode
+        text = measure.timed(lambda: [encode(prompt) for prompt in prompts], devices["text_embedder"])
     for device in {device for device in devices.values() if device.type == "cuda"}:
         measure.forget_peak(device)  # the peak of building the models is not of interest
     watch = measure.Stopwatch(devices["dit"])
-
-    def after_step(_: int, latent: torch.Tensor) -> None:
-        watch()
-        latents[:] = [latent]
-
-    video = pipe(PROMPT, num_steps=num_steps, seed=1, callback=after_step)
-    print(f"video {tuple(video.shape)}, {video.dtype}")
-    vae = measure.timed(lambda: pipe.decode(latents[0]), devices["vae"])
+    video = pipe(PROMPT, num_steps=num_steps, seed=1, callback=watch)
+    if rank() == 0:
+        print(f"video {tuple(video.shape)}, {video.dtype}")
+    latent = draw_noise((*pipe.config.sampling.latent_size, pipe.config.dit.out_visual_dim), seed=1)
+    if pipe.vae is None:
+        return watch.seconds, {}
+    gather_from_all("all are ready")
+    vae = measure.timed(lambda: pipe.decode(latent), devices["vae"])
     return watch.seconds, {"text": text, "vae": vae}
 
 
@@ -94,23 +104,31 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=options.at_least(2), default=10, help="sampling steps; the first is not counted"
     )
-    parser.add_argument("--device-map", nargs=3, default=[f"{name}=cpu" for name in COMPONENTS], metavar="PART=DEVICE")
+    maps = "dit=cuda:0 vae=cuda:1 text_embedder=cuda:2, or one device for all; a rank takes its own (default: cpu)"
+    parser.add_argument("--device-map", nargs="+", default=["cpu"], metavar="PART=DEVICE", help=maps)
+    parser.add_argument("--layout", help="how the CrossDiT is split over the ranks (default: tp over all ranks)")
+    parser.add_argument("--attention", choices=KERNELS, default="auto", help="kernel of the CrossDiT's attention")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
 
-    if world_size() > 1:
-        parser.error("this is one process with several devices, not several ranks: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
+    layout = resolve_layout(args.layout, config.dit)
     size = config.sampling
-    if can_save():
+    layout.check_run(size, config.dit.patch_size)
+    if world_size() > 1:
+        devices = resolve_devices(devices)
+    if can_save() and rank() == 0:
         check_can_save(args.out / "video.mp4")  # a broken encoder would otherwise show at the very end
     parts: dict[str, float | None] = {}
     used, steps, compiled = {}, [], False
     if not args.only_saving:
         used = devices
         try:
-            pipe = random_pipeline(config, devices) if args.random_weights else get_T2V_pipeline(devices, args.config)
+            if args.random_weights:
+                pipe = random_pipeline(config, devices, layout, args.attention)
+            else:
+                pipe = get_T2V_pipeline(devices, args.config, layout, args.attention)
         except CheckpointError as error:
             error.add_note("To run without a checkpoint, add --random-weights.")
             raise
@@ -118,23 +136,28 @@ def main(argv: list[str] | None = None) -> None:
         if compiled:
             compile_blocks(pipe.dit)
         steps, parts = time_parts(pipe, args.steps)
+    peaks = [measure.peak_bytes(device) for device in dict.fromkeys(used.values())]
+    peaks = [peak for of_rank in gather_from_all(peaks) for peak in of_rank]
+    if rank() > 0:
+        leave_group()
+        return
     parts["save"] = time_of_saving(size.time_length, size.height, size.width)
 
-    gpus = len({device for device in used.values() if device.type == "cuda"})
+    gpus = len({device for device in used.values() if device.type == "cuda"}) * world_size()
     record = Record(
         command=command_line(),
         config=config.name,
         device=device_name(devices["dit"]) if gpus else processor(),
         gpus=gpus,
         interconnect=interconnect(gpus) if gpus else "none",
-        layout=ParallelLayout(),
+        layout=layout,
         seconds_of_video=size.time_length,
         guided=size.guided,
         compiled=compiled,
         attention=kernel_of(pipe.dit) if used else "sdpa",
         step_seconds=[steps[1:]],
         warmup_seconds=[steps[:1]],
-        peak_bytes=[measure.peak_bytes(device) for device in dict.fromkeys(used.values())],
+        peak_bytes=peaks,
         parts=parts,
         device_map={name: str(device) for name, device in used.items()},
         threads=torch.get_num_threads(),
@@ -145,6 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         whole = size.num_steps * record.step + sum(seconds or 0.0 for seconds in parts.values())
         print(f"a step {record.step:.3f} s; computed for {size.num_steps} steps: {whole:.1f} s in all")
     print(path)
+    leave_group()
 
 
 if __name__ == "__main__":

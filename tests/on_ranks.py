@@ -35,14 +35,17 @@ from kandinsky_mini.models.checkpoint import load_checkpoint
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
 from kandinsky_mini.models.text_embeds import TextEmbeds
+from kandinsky_mini.models.vae import decode, set_tiling
 from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.groups import gather_from_all, leave_group, rank, world_size
 from kandinsky_mini.parallel.guidance import SideBySide, branches_on
 from kandinsky_mini.parallel.layout import KINDS, ParallelLayout
 from kandinsky_mini.parallel.ledger import Entry, Ledger, compare, over_gloo
+from kandinsky_mini.parallel.spread import over_ranks
 from kandinsky_mini.parallel.tensors import local_value
 from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import draw_noise, guided_velocity, predict_velocity
+from kandinsky_mini.training.fresh_models import new_vae
 
 
 def difference(output: torch.Tensor, reference: torch.Tensor) -> float:
@@ -172,6 +175,14 @@ def other_layouts(seed: int) -> tuple[bool, dict[str, torch.Tensor | None]]:
     return all(side_by_side), videos
 
 
+def decoded_in_pieces() -> bool:
+    """Return whether rank 0 alone gets a video, and whether it is bit for bit what it decodes without the others."""
+    vae = set_tiling(new_vae(SMALL.out_visual_dim), True).eval()
+    latents = torch.randn(1, 14, 2, 3, SMALL.out_visual_dim)
+    shared, alone = decode(vae, latents, over_ranks), decode(vae, latents)
+    return all(gather_from_all(torch.equal(shared, alone) if rank() == 0 else shared is None))
+
+
 @torch.no_grad()
 def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
@@ -193,6 +204,7 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     measured["spare_bytes_loaded"] = spare_bytes(pipe.dit)
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))
     video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
+    measured["decoded_in_pieces"] = decoded_in_pieces()
     measured["seeds"] = drawn_seeds(pipe)
     spoilt = with_noise_of_its_own(pipe, seed)
     measured["side_by_side"], others = other_layouts(seed)

@@ -92,6 +92,10 @@ def test_the_video_is_that_of_one_process(measured, alone):
     assert (alone.int() - measured["video"].int()).abs().max() <= 1
 
 
+def test_ranks_that_share_the_decoding_give_the_very_video_of_one_process(measured):
+    assert measured["decoded_in_pieces"]
+
+
 def test_other_layouts_give_the_image_of_one_process(measured):
     image = video_of_one_process(0, 4, measured["seed"])
     assert measured["side_by_side"]

@@ -9,10 +9,13 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
 
-from ..build import build_dit, compute_dtype
+from ..build import build_dit, compute_dtype, join
 from ..config import Config, TextConfig
 from ..models.text_embedders import TextEmbedder
 from ..models.vae import set_tiling
+from ..parallel.groups import rank
+from ..parallel.guidance import branches_on
+from ..parallel.layout import ParallelLayout
 from ..parallel.tensors import place
 from ..pipeline import Kandinsky5T2VPipeline
 from ..world.tokenizer import new_tokenizer
@@ -39,12 +42,20 @@ def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Mo
     return model.eval()
 
 
-def random_pipeline(config: Config, devices: dict[str, torch.device]) -> Kandinsky5T2VPipeline:
-    """Build a pipeline of the real classes at the real sizes, on one process."""
-    dit = build_dit(config.dit, devices["dit"], partial(draw_weights, device=devices["dit"]))
-    vae = random_vae(config.vae.tiling, devices["vae"], compute_dtype(devices["vae"]))
-    embedder = random_text_embedder(config, devices["text_embedder"])
-    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config)
+def random_pipeline(
+    config: Config, devices: dict[str, torch.device], layout: ParallelLayout, attention: str = "auto"
+) -> Kandinsky5T2VPipeline:
+    """Build a pipeline of the real classes at the real sizes. Each rank holds what it would hold of a checkpoint."""
+    device = devices["dit"]
+    mesh = join(layout, device)
+    fill = partial(draw_weights, device=device)
+    dit = build_dit(config.dit, device, fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention)
+    embedder = vae = None
+    if rank() == 0:
+        embedder = random_text_embedder(config, devices["text_embedder"])
+    if rank() == 0 or config.vae.tiling:
+        vae = random_vae(config.vae.tiling, devices["vae"], compute_dtype(devices["vae"]))
+    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config, layout, branches_on(mesh))
 
 
 def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
