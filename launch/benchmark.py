@@ -7,8 +7,8 @@ It runs the pipeline's own sampling loop, guided, with random text embeddings. O
 compiled, and the first warm-up step shows how long that takes. The values of the weights do not change the time, so
 --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
 
---engine diffusers times diffusers' model in the same loop instead, with the same sizes. On several GPUs it is sharded
-by cache-dit's tensor-parallel plan (pip install cache-dit).
+--engine diffusers times diffusers' model in the same loop instead, with the same sizes. On several GPUs it is split by
+cache-dit (pip install cache-dit), by its tensor-parallel plan or by its Ulysses: --layout ulysses2 on two of them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
 from kandinsky_mini.build import build_dit, compute_dtype, join, load_weights, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
-from kandinsky_mini.models.attention import KERNELS, kernel_of
+from kandinsky_mini.models.attention import KERNELS, choose_kernel, kernel_of
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import DiffusionTransformer3D, compile_blocks
 from kandinsky_mini.models.parallelize import TP_PLANS
@@ -67,8 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
     )
-    kernel = {"choices": KERNELS, "default": "auto", "help": "kernel of our attention (default: flash4 if it can run)"}
-    parser.add_argument("--attention", **kernel)
+    kernel = "kernel of attention (default: ours takes flash4 if it can run, others keep their own)"
+    parser.add_argument("--attention", choices=KERNELS, default="auto", help=kernel)
     parser.add_argument("--plan", choices=TP_PLANS, help="our plan for layouts of kind tp (default: talk)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="compile the visual blocks (default: only on GPUs)"
@@ -95,8 +95,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     if args.plan and (args.layout.kind != "tp" or args.engine != "ours"):
         parser.error("--plan is for our layouts of kind tp")
-    if args.engine != "ours" and (args.layout.kind != "tp" or args.layout.cfg > 1):
-        parser.error(f"--engine {args.engine} has no layout {args.layout}: use tp, without cfg")
+    if args.engine != "ours":
+        if str(args.layout) not in (f"tp{world_size()}", f"ulysses{world_size()}"):
+            parser.error(f"--engine {args.engine} has no layout {args.layout}: use tp or ulysses, without cfg")
+        if args.attention not in ("auto", "flash4") or (args.attention, args.layout.kind) == ("flash4", "ulysses"):
+            kernels = "--attention auto, or flash4 with tp"
+            parser.error(f"--engine {args.engine} cannot run {args.layout} with {args.attention}: use {kernels}")
     args.plan = args.plan or args.layout.plan
     return args
 
@@ -124,13 +128,16 @@ def build_ours(
         raise
 
 
-def build_diffusers(config: Config, device: torch.device) -> DiffusersDiT:
+def build_diffusers(args: argparse.Namespace, config: Config, device: torch.device) -> DiffusersDiT:
     """Build diffusers' model with random weights, on this rank's device and sharded if there are several ranks."""
     with torch.device(device):
         dit = draw_weights(DiffusersDiT(config.dit), device)
     dit.cast(compute_dtype(device))
+    if args.attention == "flash4":
+        choose_kernel("flash4", device, dit.dtype, config.dit.head_dim)  # refuses where it cannot run
+        dit.use_flash4()
     if world_size() > 1:
-        dit.shard(device.type)
+        dit.shard(device.type, args.layout.kind)
     return dit
 
 
@@ -188,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     ours = args.engine == "ours"
     sampling = sampling_of(args, config)
     mesh = join(args.layout, device) if ours else None
-    dit = build_ours(args, config, device, mesh) if ours else build_diffusers(config, device)
+    dit = build_ours(args, config, device, mesh) if ours else build_diffusers(args, config, device)
     branches = branches_on(mesh)
     noise = draw_noise((*sampling.latent_size, config.dit.in_visual_dim), seed=1).to(device)
     text, null_text = (random_text(config, tokens, device) for tokens in args.tokens)

@@ -1,6 +1,7 @@
 """Measure what this kind of GPU reaches at best, for the cost model of launch/plan.py, and write one record as JSON:
 
-python launch/ceilings.py                               # arithmetic only
+python launch/ceilings.py                               # arithmetic only, with cuDNN's attention
+python launch/ceilings.py --attention flash4            # the same with flash-attn-4
 torchrun --nproc-per-node 4 launch/ceilings.py          # and collectives between 2 and 4 GPUs
 
 The shapes are those of the real model for videos of 5 and 10 seconds, whole and split over 2 and 4 ranks.
@@ -21,7 +22,7 @@ from kandinsky_mini.bench.records import FOLDER, command_line, slug, versions
 from kandinsky_mini.command import run
 from kandinsky_mini.config import load_config
 from kandinsky_mini.files import write_json
-from kandinsky_mini.models.attention import Attention, preferred_kernels
+from kandinsky_mini.models.attention import Attention, choose_kernel, preferred_kernels, set_kernel
 from kandinsky_mini.models.nn import gated_sum
 from kandinsky_mini.parallel.groups import join_group, leave_group, local_device, rank, world_size
 
@@ -56,9 +57,10 @@ def measure_linear(D: int, F: int, device: torch.device, repeats: int) -> list[d
     return found
 
 
-def measure_attention(heads: int, head_dim: int, device: torch.device, repeats: int) -> list[dict]:
-    """Time cuDNN's attention over all tokens, with all heads and with the share of one rank."""
+def measure_attention(heads: int, head_dim: int, kernel: str, device: torch.device, repeats: int) -> list[dict]:
+    """Time a kernel of attention over all tokens, with all heads and with the share of one rank."""
     attention, found = Attention(), []
+    set_kernel(attention, kernel)
     for tokens in TOKENS:
         for count in (heads // parts for parts in SPLITS):
             qkv = [torch.randn(tokens, count, head_dim, device=device, dtype=torch.bfloat16) for _ in range(3)]
@@ -110,36 +112,40 @@ def in_step(call: Callable, device: torch.device, repeats: int) -> list[float]:
     return [timed(lambda: [call() for _ in range(20)], device) / 20 for _ in range(repeats)]
 
 
-@preferred_kernels("cudnn")
 @torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=options.at_least(1), default=5, help="number of times that each is measured")
+    parser.add_argument("--attention", choices=("cudnn", "flash4"), default="cudnn", help="kernel of attention")
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="folder for the record")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         parser.error("ceilings are those of a GPU, and there is none here")
     device = torch.device(local_device("cuda"))
-    config = load_config("lite_5s").dit
+    config, kernel = load_config("lite_5s").dit, args.attention
+    if kernel == "flash4":
+        choose_kernel(kernel, device, torch.bfloat16, config.head_dim)  # refuses where it cannot run
     several = world_size() > 1
     if several:
         join_group(device.type)
-    record = {
-        "command": command_line(),
-        "device": device_name(device),
-        "interconnect": interconnect(world_size()),
-        "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
-        "attention_kernel": "cudnn",
-        "head_dim": config.head_dim,
-        "linear": measure_linear(config.model_dim, config.ff_dim, device, args.repeats),
-        "attention": measure_attention(config.num_heads, config.head_dim, device, args.repeats),
-        "elementwise": measure_elementwise(config.model_dim, device, args.repeats),
-        "collectives": measure_collectives(config.model_dim, device, args.repeats) if several else [],
-        "date": date.today().isoformat(),
-        "versions": versions(),
-    }
+    with preferred_kernels(kernel):
+        record = {
+            "command": command_line(),
+            "device": device_name(device),
+            "interconnect": interconnect(world_size()),
+            "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+            "attention_kernel": kernel,
+            "head_dim": config.head_dim,
+            "linear": measure_linear(config.model_dim, config.ff_dim, device, args.repeats),
+            "attention": measure_attention(config.num_heads, config.head_dim, kernel, device, args.repeats),
+            "elementwise": measure_elementwise(config.model_dim, device, args.repeats),
+            "collectives": measure_collectives(config.model_dim, device, args.repeats) if several else [],
+            "date": date.today().isoformat(),
+            "versions": versions(),
+        }
     if rank() == 0:
-        path = args.out / f"ceilings-{slug(record['device'].removeprefix('NVIDIA '))}.json"
+        name = slug(record["device"].removeprefix("NVIDIA ")) + ("-flash4" if kernel == "flash4" else "")
+        path = args.out / f"ceilings-{name}.json"
         write_json(path, record)
         print(path)
     leave_group()

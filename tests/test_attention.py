@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from helpers import SMALL, random_inputs, random_model, relative_difference
 
 from kandinsky_mini import build, get_T2V_pipeline
+from kandinsky_mini.bench.peers import DiffusersDiT
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.models.attention import Attention, choose_kernel, flash4, kernel_of, set_kernel
 
@@ -117,6 +118,22 @@ def test_a_block_with_flash4_compiles_to_one_graph(hopper):
         assert relative_difference(model(*inputs), expected) < 1e-5
     texts, visual = SMALL.num_text_blocks, 2 * SMALL.num_visual_blocks
     assert len(hopper) == texts + visual
+
+
+@torch.no_grad()
+def test_diffusers_runs_on_flash4_where_it_is_told_to(hopper):
+    """Every attention does, and the output stays the same."""
+    model = draw_weights(DiffusersDiT(SMALL), CPU)
+    inputs = random_inputs(random_model())
+    expected = model(*inputs, (1.0, 1.0, 1.0))
+    assert (kernel_of(model), hopper) == ("sdpa", [])
+    model.use_flash4()
+    output = model(*inputs, (1.0, 1.0, 1.0))
+    assert kernel_of(model) == "flash4"
+    assert len(hopper) == SMALL.num_text_blocks + 2 * SMALL.num_visual_blocks
+    assert relative_difference(output, expected) < 1e-5
+    model.model.visual_transformer_blocks[0].compile(fullgraph=True, backend="aot_eager")
+    assert relative_difference(model(*inputs, (1.0, 1.0, 1.0)), expected) < 1e-5
 
 
 def test_the_model_says_which_kernel_it_uses(monkeypatch):

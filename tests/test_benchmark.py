@@ -196,7 +196,17 @@ DIFFUSERS = ["--engine", "diffusers", "--random-weights"]
             ["--layout", "ulysses1", "--plan", "minimal"],
             "--plan is for our layouts of kind tp",
         ),
-        (benchmark, [*DIFFUSERS, "--layout", "tp_sp1"], "--engine diffusers has no layout tp_sp1: use tp, without cfg"),
+        (
+            benchmark,
+            [*DIFFUSERS, "--layout", "tp_sp1"],
+            "diffusers has no layout tp_sp1: use tp or ulysses, without cfg",
+        ),
+        (benchmark, [*DIFFUSERS, "--attention", "cudnn"], "cannot run tp1 with cudnn: use --attention auto, or flash4"),
+        (
+            benchmark,
+            [*DIFFUSERS, "--layout", "ulysses1", "--attention", "flash4"],
+            "cannot run ulysses1 with flash4: use --attention auto, or flash4 with tp",
+        ),
         (benchmark, ["--layout", "tp2"], "the layout tp2 needs 2 ranks, but 1 were started"),
         (benchmark, ["--layout", "best"], "'best' is not a layout: write a kind and a number of ranks"),
         (

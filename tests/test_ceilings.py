@@ -60,7 +60,7 @@ def test_linear_layers_are_those_of_a_block_whole_and_split(monkeypatch):
 
 
 def test_attention_is_over_all_tokens_with_a_share_of_the_heads():
-    measured = ceilings.measure_attention(HEADS, HEAD_DIM, CPU, REPEATS)
+    measured = ceilings.measure_attention(HEADS, HEAD_DIM, "cudnn", CPU, REPEATS)
     shapes = [[tokens, heads] for tokens in SMALL for heads in (4, 2, 1)]
     assert [each["shape"] for each in measured] == shapes
 

@@ -24,6 +24,7 @@ KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 CEILINGS = Ceilings(
     device="a GPU",
     memory_bytes=8 * 10**9,
+    attention_kernel="a kernel",
     head_dim=64,
     linear={(1000, 1000, 1000): 2e-6},
     attention={(10_000, 10): 4 * 10_000**2 * 10 * 64 / 0.5e15},
@@ -122,7 +123,7 @@ def test_kinds_that_were_not_measured_are_said():
 @pytest.fixture
 def record(tmp_path):
     """CEILINGS as launch/ceilings.py writes them."""
-    fields = {"device": CEILINGS.device, "memory_bytes": CEILINGS.memory_bytes, "head_dim": CEILINGS.head_dim}
+    fields = {name: getattr(CEILINGS, name) for name in ("device", "memory_bytes", "attention_kernel", "head_dim")}
     for name in ("linear", "attention"):
         fields[name] = [{"shape": shape, "seconds": [time]} for shape, time in getattr(CEILINGS, name).items()]
     fields["elementwise"] = [{"bytes": size, "seconds": [time]} for size, time in CEILINGS.elementwise.items()]

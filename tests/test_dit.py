@@ -5,13 +5,16 @@ import dataclasses
 import pytest
 import torch
 from diffusers import Kandinsky5Transformer3DModel
-from helpers import MODULE_BAR, SMALL, random_model, relative_difference
+from helpers import MODULE_BAR, SMALL, random_inputs, random_model, relative_difference
+from torch._dynamo.testing import CompileCounter
 
-from kandinsky_mini.config import CONFIGS, load_config
+from kandinsky_mini.config import CONFIGS, SamplingConfig, load_config
+from kandinsky_mini.models import dit as dit_module
 from kandinsky_mini.models import nn as model_parts
 from kandinsky_mini.models.checkpoint import from_released, to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D, check_compiler, compile_blocks
-from kandinsky_mini.sampling import rope_positions
+from kandinsky_mini.models.text_embeds import TextEmbeds
+from kandinsky_mini.sampling import generate, rope_positions
 
 SIZES = dataclasses.replace(SMALL, model_dim=64, ff_dim=128, num_text_blocks=2, num_visual_blocks=3)
 
@@ -176,3 +179,24 @@ def test_compiling_for_a_gpu_needs_a_compiler_as_well(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "no_such_compiler")
     with pytest.raises(ValueError, match="and 'no_such_compiler' was not found: .* name yours in CC"):
         check_compiler(gpu)
+
+
+@torch.no_grad()
+def test_blocks_are_compiled_in_the_first_step_only(monkeypatch):
+    """Once for the prompt, and once for all other lengths of text: the blocks share their graphs."""
+    compilations, compile_module = CompileCounter(), torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, fullgraph, options: compile_module(self, fullgraph=fullgraph, backend=compilations),
+    )
+    monkeypatch.setattr(dit_module, "check_compiler", lambda device: None)
+    model = random_model(num_visual_blocks=3)
+    x, text, pooled, *_ = random_inputs(model)
+    texts = [TextEmbeds(text, pooled), TextEmbeds(text[:-3], pooled)]
+    compile_blocks(model)
+    sampling = SamplingConfig(0, 16, 16, num_steps=4, guidance_weight=5.0, scheduler_scale=5.0, scale_factor=(1, 1, 1))
+    after = []
+    generate(model, x, *texts, sampling, callback=lambda step, latent: after.append(compilations.frame_count))
+    generate(model, x, *texts, sampling)
+    assert after == [2, 2, 2, 2] and compilations.frame_count == 2

@@ -1,24 +1,31 @@
-"""The same model in other libraries, which launch/benchmark.py times beside ours: diffusers, sharded by cache-dit."""
+"""The same model in other libraries, which launch/benchmark.py times beside ours: diffusers, split by cache-dit."""
 
 from dataclasses import asdict
 from importlib.metadata import version
 
 import torch
 from diffusers import Kandinsky5Transformer3DModel
+from diffusers.models import attention_dispatch
 from torch import nn
 
 from ..config import DiTConfig
+from ..models.attention import flash4
 from ..models.dit import check_compiler
 from ..parallel.groups import join_group, world_size
 
 
 class DiffusersDiT(nn.Module):
-    """diffusers' Kandinsky5Transformer3DModel, called like our model without a batch. It adds the batch dimension."""
+    """diffusers' Kandinsky5Transformer3DModel, called like our model without a batch. It adds the batch dimension.
+
+    kernel is the kernel of its attention, as models/attention.py names it: cuDNN's on a GPU, unless use_flash4 was
+    called.
+    """
 
     def __init__(self, config: DiTConfig):
         super().__init__()
         self.config = config
         self.model = Kandinsky5Transformer3DModel(**asdict(config))
+        self.kernel = "cudnn" if torch.get_default_device().type == "cuda" else "sdpa"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,12 +42,21 @@ class DiffusersDiT(nn.Module):
             if name.rpartition(".")[2] in self.model._keep_in_fp32_modules:
                 module.float()
 
+    def use_flash4(self) -> None:
+        """Let attention run on flash-attn-4. diffusers would fetch it from a hub; it gets the installed one."""
+        backend = attention_dispatch.AttentionBackendName.FLASH_4_HUB
+        attention_dispatch._HUB_KERNELS_REGISTRY[backend].kernel_fn = _flash4
+        for module in self.model.modules():
+            if hasattr(module, "processor"):
+                module.processor._attention_backend = backend
+        self.kernel = "flash4"
+
     def compile_blocks(self) -> None:
         check_compiler(self.model.visual_embeddings.in_layer.weight.device)
         self.model.compile_repeated_blocks(fullgraph=True)
 
-    def shard(self, device_type: str) -> None:
-        """Shard over all ranks by cache-dit's tensor-parallel plan. This needs GPUs.
+    def shard(self, device_type: str, kind: str) -> None:
+        """Split over all ranks by cache-dit: tensor parallelism ("tp") or Ulysses ("ulysses"). This needs GPUs.
 
         Raises:
             ModuleNotFoundError: cache-dit is not installed. It is not a dependency of this repository.
@@ -49,7 +65,13 @@ class DiffusersDiT(nn.Module):
 
         join_group(device_type)
         # Without a cache_config nothing is cached.
-        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(tp_size=world_size()))
+        size = {f"{kind}_size": world_size()}
+        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(**size))
+
+
+def _flash4(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: None, causal: bool) -> torch.Tensor:
+    """What diffusers calls. Here it always wants the usual scale and no causal mask."""
+    return flash4(q, k, v)
 
 
 def peer_versions() -> dict[str, str]:

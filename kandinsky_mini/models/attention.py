@@ -82,11 +82,8 @@ def set_kernel(model: nn.Module, kernel: str) -> None:
 
 
 def kernel_of(model: nn.Module) -> str:
-    """Return the name of the kernel that a model's attention uses. Other libraries' models have cuDNN's on a GPU."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            return module.kernel
-    return "cudnn" if any(parameter.is_cuda for parameter in model.parameters()) else "sdpa"
+    """Return the name of the kernel that a model's attention uses. A model that does not say leaves it to PyTorch."""
+    return next((module.kernel for module in model.modules() if hasattr(module, "kernel")), "sdpa")
 
 
 def preferred_kernels(kernel: str) -> contextlib.AbstractContextManager:

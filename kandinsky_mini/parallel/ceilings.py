@@ -20,12 +20,14 @@ class Ceilings:
     attention: (tokens, heads) -> seconds of one attention over all tokens.
     elementwise: bytes read and written -> seconds, of one compiled operation on every number of the tokens.
     collectives: (kind, ranks, payload bytes) -> seconds.
+    attention_kernel: the kernel of the attention that was measured.
     head_dim: the channels of a head of the attention that was measured.
     memory_bytes: the memory of one GPU.
     """
 
     device: str
     memory_bytes: int
+    attention_kernel: str
     head_dim: int
     linear: dict[tuple[int, int, int], float]
     attention: dict[tuple[int, int], float]
@@ -94,6 +96,7 @@ def load_ceilings(path: str | Path | None = None, folder: Path = PUBLISHED_CEILI
         return Ceilings(
             device=record["device"],
             memory_bytes=int(record["memory_bytes"]),
+            attention_kernel=str(record["attention_kernel"]),
             head_dim=int(record["head_dim"]),
             linear={tuple(each["shape"]): _median(each) for each in record["linear"]},
             attention={tuple(each["shape"]): _median(each) for each in record["attention"]},
