@@ -5,10 +5,8 @@ python launch/plot.py --records runs/benchmarks --out runs/figures   # from your
 """
 
 import argparse
-import dataclasses
 import itertools
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,22 +17,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kandinsky_mini.bench import options
+from kandinsky_mini.bench.compare import NoRecords, by_video_and_ranks, by_workload, floor, predicted_steps
 from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, read_record, record_files
 from kandinsky_mini.command import run
 from kandinsky_mini.config import CONFIGS, ROOT, load_config
 from kandinsky_mini.files import written_aside
-from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS, load_ceilings
-from kandinsky_mini.parallel.cost import predict
+from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
 DOING = {"attention": BLUE, "linear": GREEN, "communication": ORANGE, "rest": PURPLE, "idle": GREY}
 OUTSIDE = {"CrossDiT": BLUE, "text": PURPLE, "vae": GREEN, "save": GREY}
 STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
-
-
-class NoRecords(Exception):
-    """The message says which records are missing, and which script writes them."""
 
 
 def on_gpus(records: list[Record]) -> list[list[Record]]:
@@ -182,42 +176,6 @@ def cpu(records: list[Record]) -> Figure:
     return figure
 
 
-def by_workload(records: list[Record]) -> list[list[Record]]:
-    """Return our steps on GPUs for each workload of which several layouts were measured on the same number of ranks.
-
-    Those on the fewest ranks come first, and of them the slowest.
-    """
-    groups = defaultdict(list)
-    for record in records:
-        if record.gpus and record.engine == "ours" and not record.parts:
-            groups[record.workload].append(record)
-    compared = [
-        sorted(group, key=lambda record: (record.ranks, -record.step))
-        for group in groups.values()
-        if len({record.layout for record in group}) > len({record.ranks for record in group})
-    ]
-    if not compared:
-        raise NoRecords("several layouts on the same number of GPUs. launch/sweep.py --layouts writes them")
-    return compared
-
-
-def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
-    """Return what the cost model predicts for each record, by the ceilings of its kind of GPU.
-
-    The ceilings come from the folder or, if it has none for this GPU, from the published records. A prediction is None
-    where there are no ceilings, where the configuration is unknown, or where the blocks were not compiled.
-    """
-    paths = [path for place in (folder, PUBLISHED_CEILINGS) for path in sorted(place.glob("ceilings-*.json"))]
-    known = [each for each in map(load_ceilings, paths) if each.device == group[0].device and each.collectives]
-    path = CONFIGS / f"{group[0].config}.yaml"
-    if not (known and path.exists() and group[0].compiled):
-        return [None] * len(group)
-    config = load_config(path)
-    sampling = dataclasses.replace(config.sampling, time_length=group[0].seconds_of_video)
-    tokens = tuple(group[0].text_tokens)  # one number for each forward of a step
-    return [predict(config.dit, sampling, record.layout, known[0], tokens).step for record in group]
-
-
 def layouts(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
     """Draw the step of each layout, with its fastest and slowest one, and a tick where the cost model predicts it."""
     groups = by_workload(records)
@@ -249,7 +207,40 @@ def layouts(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
     return figure
 
 
-FIGURES = {"speedup": speedup, "step": step, "memory": memory, "whole": whole, "cpu": cpu, "layouts": layouts}
+def peers(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
+    """Draw our step beside that of other libraries, and the floor: the matrix products alone."""
+    groups = by_video_and_ranks(records)
+    rows = [len(group) for group in groups]
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(9, 0.34 * sum(rows) + len(rows)), height_ratios=rows, layout="constrained", squeeze=False
+    )
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        lowest = floor(group[0], folder)
+        for place, record in enumerate(group):
+            low, high = min(record.slowest()), max(record.slowest())
+            ends = [[record.step - low], [high - record.step]]
+            colour = BLUE if record.engine == "ours" else ORANGE
+            axis.barh(place, record.step, 0.7, color=colour, xerr=ends, capsize=3, ecolor="dimgrey")
+            above = f", {100 * (record.step / lowest - 1):.0f} % above the floor" if lowest else ""
+            axis.annotate(f"{record.step:.3f} s{above}", (high, place), (6, 0), textcoords="offset points", va="center")
+        if lowest:
+            axis.axvline(lowest, color="black", linewidth=2)
+        names = [r.engine if r.engine == "ours" or r.ranks == 1 else "cache-dit" for r in group]
+        labels = [f"{name}, {r.layout}, {r.attention}" for name, r in zip(names, group, strict=True)]
+        axis.set_yticks(range(len(group)), labels)
+        axis.set(
+            title=f"{name_of(group[0])}, {group[0].ranks} GPU{'s' * (group[0].ranks > 1)}", xlabel="seconds a step"
+        )
+        axis.set_xlim(0, 1.5 * max(record.step for record in group))
+        axis.invert_yaxis()
+    marks = [Patch(color=BLUE, label="ours"), Patch(color=ORANGE, label="other libraries")]
+    marks.append(Line2D([], [], color="black", linewidth=2, label="floor"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=3)
+    return figure
+
+
+# The last two compare runs that took place on one machine, so their records have a folder of their own.
+FIGURES = {draw.__name__: draw for draw in (speedup, step, memory, whole, cpu, layouts, peers)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -258,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
         "--records",
         type=Path,
         default=PUBLISHED,
-        help="the folder of the records; those of layouts may be in its subfolder `layouts`",
+        help="the folder of the records; those of the figures layouts and peers may be in subfolders of these names",
     )
     parser.add_argument("--out", type=options.folder, default=str(ROOT / "assets" / "figures"))
     args = parser.parse_args(argv)
@@ -274,13 +265,15 @@ def main(argv: list[str] | None = None) -> None:
                 problems.append(str(error))
         return in_order(records)
 
-    records, subfolder = read(args.records), args.records / "layouts"
-    compared = (read(subfolder), subfolder) if subfolder.is_dir() else (records, args.records)
-    drawn = 0
+    records, drawn = read(args.records), 0
     for name, draw in FIGURES.items():
         path = args.out / f"{name}.png"
         try:
-            figure = draw(*compared) if draw is layouts else draw(records)
+            if draw in (layouts, peers):
+                place = args.records / name
+                figure = draw(read(place), place) if place.is_dir() else draw(records, args.records)
+            else:
+                figure = draw(records)
         except NoRecords as missing:
             print(f"{name} is left out: there are no records of {missing.args[0]}")
             continue

@@ -14,7 +14,7 @@ from kandinsky_mini.bench.records import PUBLISHED, load_records
 from kandinsky_mini.config import load_config
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.parallel import cost
-from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS, Ceilings, load_ceilings
+from kandinsky_mini.parallel.ceilings import Ceilings, load_ceilings
 from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.simulation import simulated_ranks
 
@@ -195,27 +195,28 @@ def test_a_plan_needs_ceilings(capsys, tmp_path):
     assert "x.json is no record of launch/ceilings.py" in capsys.readouterr().err
 
 
-CEILINGS_OF = {each.device: each for each in map(load_ceilings, PUBLISHED_CEILINGS.glob("ceilings-*.json"))}
+FOLDERS = [PUBLISHED / name for name in ("", "layouts", "layouts_h200", "peers")]
+ALL_CEILINGS = [load_ceilings(path) for folder in FOLDERS for path in folder.glob("ceilings-*.json")]
+CEILINGS_OF = {(each.device, each.attention_kernel): each for each in ALL_CEILINGS}
 RECORDS = [
     record
-    for folder in (PUBLISHED, PUBLISHED / "layouts", PUBLISHED / "layouts_h200")
+    for folder in FOLDERS
     for record in load_records(folder)
-    if record.engine == "ours" and record.gpus and not record.parts and record.attention == "cudnn"
+    if record.engine == "ours" and record.gpus and not record.parts
 ]
 
 
 def test_ceilings_are_published_for_each_kind_of_gpu_that_has_records():
     assert len(RECORDS) > 25
-    assert set(CEILINGS_OF) == {record.device for record in RECORDS}
+    assert set(CEILINGS_OF) == {(record.device, record.attention) for record in RECORDS}
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.device}-{record.config}-{record.layout}")
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: f"{r.device}-{r.config}-{r.attention}-{r.layout}")
 def test_what_was_recorded_on_gpus_is_what_the_model_says(record):
     """Bytes are exact, whether sent or held. Memory is close, and so is the time of every layout that was measured."""
     config = load_config(record.config)
-    found = cost.predict(
-        config.dit, config.sampling, record.layout, CEILINGS_OF[record.device], tuple(record.text_tokens)
-    )
+    ceilings = CEILINGS_OF[record.device, record.attention]
+    found = cost.predict(config.dit, config.sampling, record.layout, ceilings, tuple(record.text_tokens))
     assert found.wire_bytes == record.wire_bytes
     assert {found.weight_bytes} == set(record.weight_bytes)
     assert found.peak_bytes == pytest.approx(max(record.peak_bytes), abs=0.1e9)

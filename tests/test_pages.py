@@ -12,6 +12,7 @@ import plot
 import pytest
 from helpers import NOTEBOOKS, ROOT
 
+from kandinsky_mini.bench import compare
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
 from kandinsky_mini.config import load_config
 from kandinsky_mini.parallel.ceilings import load_ceilings
@@ -90,8 +91,8 @@ def layouts() -> list[tuple[Record, float | None]]:
     records = load_records(folder)
     assert {record.device for record in records} == {load_ceilings(folder=folder).device}
     found = {record.name: None for record in records}
-    for group in plot.by_workload(records):
-        found |= zip([record.name for record in group], plot.predicted_steps(group, folder), strict=True)
+    for group in compare.by_workload(records):
+        found |= zip([record.name for record in group], compare.predicted_steps(group, folder), strict=True)
     return [(record, found[record.name]) for record in records]
 
 
@@ -114,7 +115,7 @@ def test_the_benchmark_s_page_has_every_layout(layouts):
     page = read("assets", "benchmarks", "README.md")
     alone = {record.workload: record for record, _ in layouts if record.ranks == 1}
     rows = [row_of_layout(record, predicted, alone[record.workload]) for record, predicted in layouts]
-    table = page.split("| predicted |")[1].split("\n\n")[0]
+    table = page.split("| speedup | predicted |")[1].split("\n\n")[0]
     assert sorted(table.splitlines()[2:]) == sorted(rows)
     assert all(record.date in page and record.interconnect in ("NV18", "none") for record, _ in layouts)
 
@@ -179,6 +180,38 @@ def test_the_benchmark_s_page_has_the_records_of_flash4():
     pairs.append((flash4.warmup_seconds[0][0], cudnn.warmup_seconds[0][0], 0))
     for new, old, digits in pairs:
         assert f"takes {new:.{digits}f} s in place of {old:.{digits}f} s" in page
+
+
+def test_the_benchmark_s_page_has_the_records_of_other_libraries():
+    page, folder = read("assets", "benchmarks", "README.md"), PUBLISHED / "peers"
+    records, rows = load_records(folder), []
+    for group in compare.by_video_and_ranks(records):
+        lowest = compare.floor(group[0], folder)
+        for record, predicted in zip(group, compare.predicted_steps(group, folder), strict=True):
+            library = "ours" if record.engine == "ours" else "diffusers" if record.ranks == 1 else "cache-dit"
+            cells = [
+                f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
+                f"{library}, `{record.layout}`",
+                record.attention,
+                f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+                f"{predicted:.3f}" if library == "ours" else "–",
+                f"{100 * (record.step / lowest - 1):.0f} %",
+                f"{max(times[0] for times in record.warmup_seconds):.0f} s",
+                f"{max(record.peak_bytes) / 1e9:.1f} GB",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    table = page.split("| video and GPUs | library and layout |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows and len(rows) == len(records)
+    assert {(record.date, record.device) for record in records} == {("2026-11-27", "NVIDIA H200")}
+    of = {(r.seconds_of_video, r.engine, str(r.layout)): r.step for r in records if r.attention == "flash4"}
+
+    def less(seconds: int, ours: str, other: str) -> str:
+        return f"{100 * (1 - of[seconds, 'ours', ours] / of[seconds, 'diffusers', other]):.1f} % less"
+
+    quotes = [f"our step takes {less(5, 'tp1', 'tp1')} time than that of diffusers"]
+    for layout, start in {"tp2": "the talk's plan takes", "cfg2-tp1": "a step of `cfg2-tp1` takes"}.items():
+        quotes += [f"{start} {less(5, layout, 'tp2')} time", f"and {less(10, layout, 'tp2')} in 10 s of video"]
+    assert [quote for quote in quotes if quote not in " ".join(page.split())] == []
 
 
 def test_the_benchmark_s_page_compares_the_layouts_as_the_records_do(layouts):

@@ -8,9 +8,11 @@ import pytest
 import sweep
 from helpers import ROOT
 
-from kandinsky_mini.bench import records
+from kandinsky_mini.bench import compare, records
 from kandinsky_mini.bench.records import PUBLISHED, Record, in_order, load_records
 from kandinsky_mini.config import load_config
+from kandinsky_mini.parallel.ceilings import load_ceilings
+from kandinsky_mini.parallel.cost import predict
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 
@@ -108,34 +110,56 @@ def test_layouts_are_compared_within_a_workload():
     others = [dataclasses.replace(record, engine="diffusers") for record in (fast, slow, one)]
     others += [dataclasses.replace(record, gpus=0) for record in (fast, slow, one)]
     others += [dataclasses.replace(record, seconds_of_video=10) for record in (one, slow)]
-    assert plot.by_workload([fast, *others, slow, one]) == [[one, slow, fast]]
+    assert compare.by_workload([fast, *others, slow, one]) == [[one, slow, fast]]
     (axis,) = plot.layouts([fast, *others, slow, one]).axes
     assert [text.get_text() for text in axis.texts] == ["2.000 s", "0.800 s, 2.50x", "0.500 s, 4.00x"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["tp1", "tp4", "ulysses4"]
     assert [text.get_text() for text in axis.get_legend().texts] == ["1 GPU", "4 GPUs"]  # "a GPU" has no ceilings
-    with pytest.raises(plot.NoRecords, match="several layouts on the same number of GPUs"):
-        plot.by_workload([one, slow, *others])
+    with pytest.raises(compare.NoRecords, match="several layouts on the same number of GPUs"):
+        compare.by_workload([one, slow, *others])
+
+
+def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
+    """The slowest comes first. The floor is what one GPU's attention and linear layers take, shared out evenly."""
+    ours, others = of_layout("tp2", 0.8, text_tokens=[200, 60]), of_layout("tp2", 1.0, engine="diffusers")
+    alone = [of_layout("tp1", 2.0), dataclasses.replace(ours, seconds_of_video=10)]
+    assert compare.by_video_and_ranks([*alone, ours, others]) == [[others, ours]]
+    (axis,) = plot.peers([*alone, ours, others], tmp_path).axes
+    assert [text.get_text() for text in axis.texts] == ["1.000 s", "0.800 s"]  # "a GPU" has no ceilings
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cache-dit, tp2, cudnn", "ours, tp2, cudnn"]
+    with pytest.raises(compare.NoRecords, match="several libraries on the same number of GPUs"):
+        compare.by_video_and_ranks([*alone, ours])
+    for kernel, faster in (("cudnn", 1.0), ("flash4", 0.5)):
+        record = json.loads(next((PUBLISHED / "layouts").glob("ceilings-*.json")).read_text(encoding="utf-8"))
+        for each in record["attention"]:
+            each["seconds"] = [faster * seconds for seconds in each["seconds"]]
+        changed = record | {"device": "a GPU", "attention_kernel": kernel}
+        (tmp_path / f"ceilings-{kernel}.json").write_text(json.dumps(changed))
+    config, ceilings = load_config("lite_5s"), load_ceilings(tmp_path / "ceilings-flash4.json")
+    seconds = predict(config.dit, config.sampling, ParallelLayout(), ceilings, (200, 60)).seconds
+    assert compare.floor(ours, tmp_path) == pytest.approx((seconds["attention"] + seconds["linear"]) / 2)
+    assert compare.predicted_steps([dataclasses.replace(ours, attention="sdpa")], tmp_path) == [None]
 
 
 def test_layouts_have_predictions_where_the_gpu_is_known(tmp_path):
     record = json.loads(next((PUBLISHED / "layouts").glob("ceilings-*.json")).read_text(encoding="utf-8"))
     group = [of_layout(text, 1.0, text_tokens=[200, 60]) for text in ("tp4", "ulysses4")]
-    assert plot.predicted_steps(group, tmp_path) == [None, None]
+    assert compare.predicted_steps(group, tmp_path) == [None, None]
     path = tmp_path / "ceilings-a_gpu.json"
     path.write_text(json.dumps(record | {"device": "a GPU", "collectives": []}))
-    assert plot.predicted_steps(group, tmp_path) == [None, None]
+    assert compare.predicted_steps(group, tmp_path) == [None, None]
     path.write_text(json.dumps(record | {"device": "a GPU"}))
-    slow, fast = plot.predicted_steps(group, tmp_path)
+    slow, fast = compare.predicted_steps(group, tmp_path)
     assert 0.1 < fast < slow < 10
     unguided = [dataclasses.replace(record, guided=False, text_tokens=[200]) for record in group]
-    assert plot.predicted_steps(unguided, tmp_path) == pytest.approx([slow / 2, fast / 2], rel=0.05)
+    assert compare.predicted_steps(unguided, tmp_path) == pytest.approx([slow / 2, fast / 2], rel=0.05)
     longer = [dataclasses.replace(record, seconds_of_video=10) for record in group]
-    assert min(plot.predicted_steps(longer, tmp_path)) > 2 * slow
+    assert min(compare.predicted_steps(longer, tmp_path)) > 2 * slow
     (axis,) = plot.layouts(group, tmp_path).axes
     assert axis.get_legend().texts[-1].get_text() == "predicted"
     for change in ({"compiled": False}, {"config": "unknown"}):
         changed = [dataclasses.replace(record, **change) for record in group]
-        assert plot.predicted_steps(changed, tmp_path) == [None, None]
+        assert compare.predicted_steps(changed, tmp_path) == [None, None]
 
 
 def test_layouts_come_from_a_subfolder_if_there_is_one(tmp_path, capsys):

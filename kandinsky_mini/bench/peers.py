@@ -25,6 +25,7 @@ class DiffusersDiT(nn.Module):
         super().__init__()
         self.config = config
         self.model = Kandinsky5Transformer3DModel(**asdict(config))
+        self.gathers = False
         self.kernel = "cudnn" if torch.get_default_device().type == "cuda" else "sdpa"
 
     @property
@@ -53,7 +54,8 @@ class DiffusersDiT(nn.Module):
 
     def compile_blocks(self) -> None:
         check_compiler(self.model.visual_embeddings.in_layer.weight.device)
-        self.model.compile_repeated_blocks(fullgraph=True)
+        # In torch 2.11 a graph cannot hold the all-gather with which cache-dit's Ulysses ends.
+        self.model.compile_repeated_blocks(fullgraph=not self.gathers)
 
     def shard(self, device_type: str, kind: str) -> None:
         """Split over all ranks by cache-dit: tensor parallelism ("tp") or Ulysses ("ulysses"). This needs GPUs.
@@ -64,8 +66,9 @@ class DiffusersDiT(nn.Module):
         import cache_dit
 
         join_group(device_type)
-        # Without a cache_config nothing is cached.
+        self.gathers = kind == "ulysses"
         size = {f"{kind}_size": world_size()}
+        # Without a cache_config nothing is cached.
         cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(**size))
 
 

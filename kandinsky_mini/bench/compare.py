@@ -1,0 +1,98 @@
+"""Which records figures compare, and what the cost model says about them."""
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+from ..config import CONFIGS, Config, load_config
+from ..parallel.ceilings import PUBLISHED_CEILINGS, Ceilings, load_ceilings
+from ..parallel.cost import predict
+from ..parallel.layout import ParallelLayout
+from .records import Record
+
+
+class NoRecords(Exception):
+    """The message says which records are missing, and which script writes them."""
+
+
+def by_workload(records: list[Record]) -> list[list[Record]]:
+    """Return our steps on GPUs for each workload of which several layouts were measured on the same number of ranks.
+
+    Those on the fewest ranks come first, and of them the slowest.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        if record.gpus and record.engine == "ours" and not record.parts:
+            groups[record.workload].append(record)
+    compared = [
+        sorted(group, key=lambda record: (record.ranks, -record.step))
+        for group in groups.values()
+        if len({record.layout for record in group}) > len({record.ranks for record in group})
+    ]
+    if not compared:
+        raise NoRecords("several layouts on the same number of GPUs. launch/sweep.py --layouts writes them")
+    return compared
+
+
+def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
+    """Return what the cost model predicts for each record, by the ceilings of its kind of GPU.
+
+    The ceilings come from the folder or, if it has none for this GPU, from the published records. A prediction is None
+    where there are no ceilings with its kernel, where the configuration is unknown, or where the blocks were not
+    compiled.
+    """
+    known = {each.attention_kernel: each for each in ceilings_of(group[0].device, folder) if each.collectives}
+    config = workload_of(group[0])
+    if config is None:
+        return [None] * len(group)
+    tokens = tuple(group[0].text_tokens)  # one number for each forward of a step
+    return [
+        predict(config.dit, config.sampling, record.layout, known[record.attention], tokens).step
+        if record.attention in known
+        else None
+        for record in group
+    ]
+
+
+def by_video_and_ranks(records: list[Record]) -> list[list[Record]]:
+    """Return the steps on GPUs for each video and number of ranks on which several libraries ran, the slowest first."""
+    groups = defaultdict(list)
+    for record in records:
+        if record.gpus and not record.parts:
+            groups[record.device, record.config, record.seconds_of_video, record.guided, record.ranks].append(record)
+    compared = [sorted(group, key=lambda record: -record.step) for group in groups.values()]
+    compared = [group for group in compared if len({record.engine for record in group}) > 1]
+    if not compared:
+        raise NoRecords("several libraries on the same number of GPUs. launch/benchmark.py --engine writes them")
+    return sorted(compared, key=lambda group: (group[0].seconds_of_video, group[0].ranks))
+
+
+def floor(record: Record, folder: Path) -> float | None:
+    """Return the seconds of a step that only consists of its matrix products, split evenly over the record's GPUs.
+
+    They take as long as alone, with the fastest kernel of attention that was measured on this kind of GPU. The floor is
+    None where predicted_steps gives None.
+    """
+    config, known = workload_of(record), ceilings_of(record.device, folder)
+    if config is None or not known:
+        return None
+    tokens = tuple(record.text_tokens)
+    each = [predict(config.dit, config.sampling, ParallelLayout(), ceilings, tokens).seconds for ceilings in known]
+    return min(seconds["attention"] + seconds["linear"] for seconds in each) / record.ranks
+
+
+def ceilings_of(device: str, folder: Path) -> list[Ceilings]:
+    """Return the ceilings of this kind of GPU, those of the folder before those that are published."""
+    paths = [path for place in (PUBLISHED_CEILINGS, folder) for path in sorted(place.glob("ceilings-*.json"))]
+    found = {each.attention_kernel: each for each in map(load_ceilings, paths) if each.device == device}
+    return list(found.values())
+
+
+def workload_of(record: Record) -> Config | None:
+    """Return the configuration of a run, or None if it is unknown or if the blocks were not compiled."""
+    path = CONFIGS / f"{record.config}.yaml"
+    if not (path.exists() and record.compiled):
+        return None
+    config = load_config(path)
+    sampling = dataclasses.replace(config.sampling, time_length=record.seconds_of_video)
+    return dataclasses.replace(config, sampling=sampling)
