@@ -1,6 +1,7 @@
 """Fixtures that give tests a tiny model. Its weights are random, and it is loaded from disk like the trained one."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ DIT = {
     "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": [4, 6, 6],
 }  # fmt: skip
 SAMPLING = {"time_length": 1, "width": 32, "height": 16, "num_steps": 3}
+
+
+def pytest_configure():
+    """Let Ctrl-C reach the processes that tests start, even if a shell started pytest in its background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
