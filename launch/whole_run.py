@@ -89,10 +89,8 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
     if rank() == 0:
         print(f"video {tuple(video.shape)}, {video.dtype}")
     latent = draw_noise((*pipe.config.sampling.latent_size, pipe.config.dit.out_visual_dim), seed=1)
-    if pipe.vae is None:
-        return watch.seconds, {}
-    gather_from_all("all are ready")
-    vae = measure.timed(lambda: pipe.decode(latent), devices["vae"])
+    gather_from_all("ready to decode")
+    vae = measure.timed(lambda: pipe.decode(latent), devices["vae"]) if pipe.vae is not None else 0.0
     return watch.seconds, {"text": text, "vae": vae}
 
 
@@ -112,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
 
+    if args.only_saving and world_size() > 1:
+        parser.error("saving is work for one process: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     layout = resolve_layout(args.layout, config.dit)
     size = config.sampling

@@ -9,7 +9,10 @@ import sys
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import yaml
 from helpers import ROOT
+
+from kandinsky_mini.bench.records import load_records
 
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
@@ -18,10 +21,10 @@ LAUNCHERS = {
 }
 
 
-def start(launcher: list[str], *options: str) -> subprocess.Popen:
-    """Start launch/generate.py under a launcher."""
+def start(launcher: list[str], *options: str, script: str = "generate.py") -> subprocess.Popen:
+    """Start a script of launch/ under a launcher."""
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "launch" / "generate.py"), *options],
+        [sys.executable, *launcher, str(ROOT / "launch" / script), *options],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,6 +47,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("tiling", [True, False])
+def test_two_ranks_time_the_parts_of_a_whole_run(tiny_config, tmp_path, tiling):
+    """With tiling they share the decoding, and without it rank 0 decodes alone."""
+    path, values = tmp_path / "tiny.yaml", yaml.safe_load(tiny_config.read_text()) | {"vae": {"tiling": tiling}}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    options = ["--config", str(path), "--steps", "2", "--layout", "cfg2-tp1", "--out", str(tmp_path)]
+    status, out, err = end(start(LAUNCHERS["torchrun"], *options, script="whole_run.py"))
+    assert status == 0, err
+    assert out.count("video (1, 3, 25, 16, 32), torch.uint8") == 1
+    (record,) = load_records(tmp_path)
+    assert str(record.layout) == "cfg2-tp1" and len(record.peak_bytes) == 2
+    assert set(record.parts) == {"text", "vae", "save"} and min(record.parts.values()) > 0
 
 
 # These options make a picture, because PNG keeps every value. tests/test_on_ranks.py compares the model itself.
