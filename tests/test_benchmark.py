@@ -30,7 +30,7 @@ from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.layout import ParallelLayout
-from kandinsky_mini.sampling import predict_velocity
+from kandinsky_mini.sampling import generate, predict_velocity
 
 CPU = torch.device("cpu")
 
@@ -172,6 +172,40 @@ def test_a_record_names_the_engine(tiny_config, tmp_path):
     (record,) = load_records(tmp_path)
     assert record.engine == "diffusers"
     assert "diffusers" in record.versions and record.wire_bytes == 0
+
+
+ASKED = {  # for some options, what a record of one rank on a CPU says
+    (): {"seconds_of_video": 1, "guided": True, "text_tokens": [7, 5], "compiled": False, "plan": "talk"},
+    ("--unguided", "--seconds", "0", "--plan", "minimal", "--compile"): {
+        "seconds_of_video": 0,
+        "guided": False,
+        "text_tokens": [7],
+        "compiled": True,
+        "plan": "minimal",
+    },
+    ("--layout", "ulysses1"): {"layout": ParallelLayout("ulysses"), "plan": "ulysses"},
+    ("--engine", "diffusers"): {"engine": "diffusers", "plan": "own"},
+}
+
+
+@pytest.mark.parametrize("options", ASKED, ids=" ".join)
+def test_a_record_says_what_was_asked_for(tiny_config, tmp_path, monkeypatch, options):
+    """Only runs with the same words are compared, so none of these may be that of another run."""
+    texts = []
+
+    def noted(dit, noise, text, null_text, *others):
+        texts.append([len(each.text) for each in (text, null_text) if each])
+        return generate(dit, noise, text, null_text, *others)
+
+    monkeypatch.setattr(benchmark, "generate", noted)
+    monkeypatch.setattr(benchmark, "compile_blocks", lambda dit: None)  # it takes long, and test_dit.py tests it
+    common = ["--config", str(tiny_config), "--device", "cpu", "--random-weights", "--steps", "1"]
+    benchmark.main([*common, "--tokens", "7", "5", "--out", str(tmp_path), *options])
+    (record,) = load_records(tmp_path)
+    constant = {"config": "tiny", "gpus": 0, "interconnect": "loopback", "threads": 1, "attention": "sdpa"}
+    expected = constant | ASKED[options]
+    assert {name: getattr(record, name) for name in expected} == expected
+    assert {tuple(each) for each in texts} == {tuple(record.text_tokens)}
 
 
 DIFFUSERS = ["--engine", "diffusers", "--random-weights"]

@@ -1,18 +1,20 @@
 """A model gets the weights of its file, and the weights that it computes with in float32 stay exact."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from helpers import SMALL, random_model
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from kandinsky_mini import build
+from kandinsky_mini import build, get_T2V_pipeline
 from kandinsky_mini.build import build_dit, load_weights
-from kandinsky_mini.models.checkpoint import load_checkpoint, save_checkpoint, to_released
+from kandinsky_mini.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D, float32_parameters, set_dtype
 from kandinsky_mini.models.parallelize import parallelize_dit
 from kandinsky_mini.pipeline import COMPONENTS
@@ -107,3 +109,14 @@ def test_each_model_is_on_its_own_device(tiny_config, monkeypatch, elsewhere):
     pipe = build.build_pipeline("cpu", tiny_config)
     for name in COMPONENTS:
         assert {parameter.device.type for parameter in getattr(pipe, name).parameters()} == {devices[name].type}, name
+
+
+def test_a_latent_is_decoded_without_the_other_models_weights(tiny_config, tiny_values, tmp_path):
+    """The machine that goes on from a kept latent needs the VAE alone."""
+    values = copy.deepcopy(tiny_values)
+    values["weights"] |= {name: str(tmp_path / "nowhere") for name in values["weights"] if name != "vae"}
+    path = tmp_path / "vae_alone.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert build.build_decoder("cpu", path).decode(torch.zeros(1, 2, 4, 16)).shape == (1, 3, 1, 16, 32)
+    with pytest.raises(CheckpointError, match="tiny has no weights for dit: .*nowhere does not exist"):
+        get_T2V_pipeline("cpu", path)

@@ -135,3 +135,12 @@ def test_training_s_captions_often_leave_attributes_out(language):
         a="a", animal=WORDS[language]["cat"][0], colour=WORDS[language]["red"][0]
     )
     assert hat in texts and hat == {"en": "a cat in a red hat", "ru": "кот в красной шляпе"}[language]
+
+
+@pytest.mark.parametrize("partial", [0, 1])
+def test_some_of_training_s_captions_end_with_a_dot_and_some_have_the_other_article(partial):
+    """People type either, and none of them may surprise the model."""
+    rng = random.Random(4)
+    texts = [caption(CAT, "en", rng, partial=partial) for _ in range(400)]
+    assert 0.15 < sum(text.endswith(".") for text in texts) / len(texts) < 0.35
+    assert 0.35 < sum(names(text, "the cat") for text in texts) / len(texts) < 0.65

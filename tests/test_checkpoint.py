@@ -1,5 +1,7 @@
 """Weights load with our names and with the released ones, and a model is loaded completely or not at all."""
 
+import json
+
 import pytest
 import torch
 from helpers import without_zeros
@@ -173,6 +175,18 @@ def test_the_index_says_which_file_counts(dit, other, tmp_path):
         save_file(to_released(old), tmp_path / name)
     load_checkpoint(other, tmp_path)
     assert same(other, as_stored(dit))
+
+
+def test_the_index_says_which_tensors_of_a_file_count(dit, other, tmp_path):
+    """A file may hold old copies of what another file of the folder replaces."""
+    new = to_released(dit.state_dict())
+    names = sorted(new)
+    index = {name: "a.safetensors" if i % 2 else "b.safetensors" for i, name in enumerate(names)}
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file({n: new[n] if index[n] == file else torch.zeros_like(new[n]) for n in names}, tmp_path / file)
+    (tmp_path / "dit.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    load_checkpoint(other, tmp_path)
+    assert same(other, dit.state_dict())
 
 
 @pytest.mark.parametrize("rename", [to_released, dict], ids=["released", "ours"])

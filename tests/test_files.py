@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,29 @@ pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)
 with written_aside(sys.argv[1], replaces=("part*",)) as aside:
     aside.mkdir()
 """
+# Take a second to tidy up.
+TIDY = """
+import sys, time
+from kandinsky_mini.files import written_aside
+with written_aside(sys.argv[1]) as aside:
+    try:
+        print("half", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidying up", flush=True)
+        time.sleep(1)
+        print("tidy", flush=True)
+"""
+# Run as under nohup.
+NOHUP = """
+import signal, sys, time
+from kandinsky_mini.files import written_aside
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with written_aside(sys.argv[1]) as aside:
+    print("half", flush=True)
+    sys.stdin.readline()
+    aside.write_text("new")
+"""
 HOLD = """
 import pathlib, sys, time
 from kandinsky_mini.files import held
@@ -65,7 +89,7 @@ def start():
 
     def run(program: str, argument: Path) -> subprocess.Popen:
         command = [sys.executable, "-c", program, str(argument)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
         running.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heed_signals, **pipes))
         assert running[-1].stdout.readline() == "half\n", running[-1].stderr.read()
         return running[-1]
@@ -100,6 +124,34 @@ def test_a_folder_is_never_half_new(start, tmp_path, how):
         check_writable(tmp_path / "other")
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
+def test_a_second_signal_does_not_interrupt_the_tidying_up(start, tmp_path, again):
+    """A person may be impatient, and a system that shuts down sends both."""
+    process = start(TIDY, tmp_path / "cat.txt")
+    process.terminate()
+    assert process.stdout.readline() == "tidying up\n"
+    process.send_signal(again)
+    assert process.communicate(timeout=SECONDS)[0] == "tidy\n"
+    assert process.returncode == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored(start, tmp_path):
+    """A run under nohup goes on when its terminal is closed."""
+    process = start(NOHUP, tmp_path / "cat.txt")
+    process.send_signal(signal.SIGHUP)
+    process.communicate("\n", timeout=SECONDS)
+    assert process.returncode == 0
+    assert contents(tmp_path) == {"cat.txt": "new"}
+
+
+def test_another_thread_writes_as_well(tmp_path):
+    """Python lets only the main thread say what signals do."""
+    with ThreadPoolExecutor() as pool:
+        pool.submit(write_text, tmp_path / "cat.txt", "new").result()
+    assert contents(tmp_path) == {"cat.txt": "new"}
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):

@@ -139,3 +139,28 @@ def test_a_pipeline_is_ready_when_all_ranks_have_loaded(tiny_config, monkeypatch
     monkeypatch.setattr(build, "wait_until_loaded", lambda: events.append("wait"))
     get_T2V_pipeline("cpu", tiny_config)
     assert events == ["vae", "wait"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "answers"),
+    [("True", [True, False, True, False]), (None, [True, True, True, True])],
+    ids=["torchrun", "another launcher"],
+)
+def test_one_rank_reports_an_error_in_each_attempt(launcher, monkeypatch, agent, answers):
+    """torchrun --max-restarts starts the ranks again, and its store stays. Without a store nobody can tell."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launcher(**TWO, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    if agent:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
+    said = []
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        said += [groups.is_first_to_fail() for _ in range(2)]
+    assert said == answers
+
+
+def test_several_ranks_have_all_models_where_their_part_of_the_crossdit_is(launcher):
+    launcher(**TWO)
+    devices = {"dit": "cpu", "vae": "meta", "text_embedder": "meta"}
+    assert build.resolve_devices(devices) == dict.fromkeys(devices, torch.device("cpu"))

@@ -88,6 +88,26 @@ def test_slow_work_of_rank_0_is_waited_for_longer_than_a_collective_waits(proces
     assert processes.run(load) == ["encoded", "encoded"]
 
 
+def test_each_wait_for_slow_work_is_one_of_its_own(processes):
+    """That all ranks have loaded their models does not mean that the text is encoded."""
+
+    def wait(mesh):
+        from kandinsky_mini.parallel.groups import rank, wait_until_loaded
+
+        seconds = []
+        for _ in range(2):
+            wait_until_loaded()
+            started = time.monotonic()
+            if rank() == 0:
+                time.sleep(1.5)
+            wait_until_loaded("encoding")
+            seconds.append(time.monotonic() - started)
+        return seconds
+
+    _, waited = processes.run(wait)
+    assert min(waited) > 1
+
+
 SHARED = torch.ones(2)
 
 

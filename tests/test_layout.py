@@ -1,6 +1,7 @@
 """Layouts have a text form and a mesh, and one that does not fit is refused before anything is sharded."""
 
 import dataclasses
+import re
 
 import pytest
 from helpers import SMALL, random_model
@@ -125,6 +126,16 @@ def test_tokens_that_do_not_divide_are_refused(kind):
         with pytest.raises(ValueError, match="tokens are not divisible by 4"):
             ParallelLayout(kind, 2, queries=2).check_run(odd, (1, 2, 2))
     ParallelLayout("tp", 4).check_run(odd, (1, 2, 2))
+
+
+@pytest.mark.parametrize("text", ["ulysses4", "ulysses2x2", "cfg2-ulysses4x2", "tp_sp8"])
+def test_the_width_that_is_named_suits_the_layout(text):
+    sampling = load_config(CONFIGS / "mini.yaml").sampling
+    odd, layout = dataclasses.replace(sampling, time_length=1, width=80, height=48), ParallelLayout.parse(text)
+    with pytest.raises(ValueError, match="choose a width that is a multiple of") as refused:
+        layout.check_run(odd, (1, 2, 2))
+    width = int(re.search(r"multiple of (\d+) pixels", str(refused.value))[1])
+    layout.check_run(dataclasses.replace(odd, width=width), (1, 2, 2))
 
 
 def test_the_pipeline_refuses_a_run_that_its_layout_cannot_split(tiny_pipe, monkeypatch):

@@ -106,6 +106,15 @@ def test_an_exercise_says_what_is_wrong_and_why(verdict, capsys):
     assert capsys.readouterr().out == verdict + "\n"
 
 
+def test_a_cause_is_not_guessed_where_ranks_should_have_different_values(capsys):
+    """The first rank alone is right here. That its values are the sum of all ranks' does not say why."""
+    expected = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
+    answer = lambda mesh: lab.own_tensor(lambda rank: expected[0] * (rank == 0))  # noqa: E731
+    lab.grade(answer, ranks=2, expected=expected, target=[("scatter", 16)], hint="Ask.")
+    wrong = "not yet: rank 1 has [0.0, 0.0], not [3.0, 4.0]. Ask. Target: 1 scatter of 16 B.\n"
+    assert capsys.readouterr().out == wrong
+
+
 def test_the_target_is_shown_on_request(capsys):
     lab.grade(lambda mesh: ..., ranks=2, expected=[], target=[("all_reduce", 8)], show_target=True)
     assert capsys.readouterr().out == "not tried yet; target: 1 all_reduce of 8 B\n"

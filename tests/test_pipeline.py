@@ -225,3 +225,32 @@ def test_values_from_numpy_are_numbers_too(tiny_pipe):
         PROMPT, *map(np.int64, (1, 48, 32)), np.float32(3), np.int64(2), np.float32(5), np.int64(4), progress=False
     )
     assert torch.equal(plain, numpy)
+
+
+def test_an_error_in_a_step_names_the_step_and_the_module(tiny_pipe):
+    """A rank that waits in vain for another one fails like this, and the place tells what the other one did not do."""
+    forwards = []
+
+    def fail(*_):
+        forwards.append(None)
+        if len(forwards) == 3:  # a guided step has two
+            raise RuntimeError("Timed out")
+
+    layer = "visual_transformer_blocks.1.feed_forward.out_layer"
+    hook = tiny_pipe.dit.get_submodule(layer).register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            tiny_pipe(PROMPT, seed=1, progress=False)
+    finally:
+        hook.remove()
+    assert raised.value.__notes__ == [f"in step 2 of 3, in {layer}"]
+
+
+def test_an_error_between_the_branches_is_one_of_their_exchange(tiny_pipe, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Timed out")
+
+    monkeypatch.setattr(tiny_pipe, "branches", fail)
+    with pytest.raises(RuntimeError) as raised:
+        tiny_pipe(PROMPT, seed=1, progress=False)
+    assert raised.value.__notes__ == ["in step 1 of 3, in the exchange of the branches"]

@@ -193,6 +193,15 @@ def test_only_what_is_alike_is_compared():
     assert line.split()[5] == "-"
 
 
+def test_a_speedup_is_one_over_a_single_gpu():
+    """A series that begins with two GPUs has none."""
+    several = [lite(10, gpus, 2.0 / gpus) for gpus in (2, 4)]
+    with pytest.raises(plot.NoRecords, match="a configuration on one GPU and on several"):
+        plot.on_gpus(several)
+    known = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
+    assert plot.on_gpus(in_order([*several, *known])) == [known]
+
+
 def test_a_figure_without_records_is_left_out_and_says_so(tmp_path, capsys):
     with pytest.raises(SystemExit, match="has no records to draw"):
         plot.main(["--records", str(tmp_path), "--out", str(tmp_path)])

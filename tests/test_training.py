@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import evaluate_mini
 import pytest
@@ -17,9 +18,10 @@ from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.files import held
 from kandinsky_mini.models.checkpoint import CheckpointError, load_checkpoint
 from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.training import stages
 from kandinsky_mini.training.budget import Budget
 from kandinsky_mini.training.gradients import Gradients
-from kandinsky_mini.training.run import Run
+from kandinsky_mini.training.run import Run, load_state
 from kandinsky_mini.world.scenes import is_held_out
 
 SMALL = {
@@ -165,6 +167,20 @@ def test_a_stage_names_the_stage_that_must_come_first(trained, tmp_path, stage, 
     ):
         trained["run"](stage, "--folder", str(tmp_path), *(["--out", str(out)] if stage == "export" else []))
     assert not out.exists()
+
+
+def test_each_rank_renders_videos_of_its_own(trained, tmp_path, monkeypatch):
+    """Else several GPUs would train on the same videos as one. Of images there are four times as many."""
+    (tmp_path / "vae").symlink_to(trained["folder"] / "run" / "vae")
+    monkeypatch.setattr(stages, "world_size", lambda: 2)
+    args, config, cpu = SimpleNamespace(scenes=2, videos=1), load_config(trained["config"]), torch.device("cpu")
+    for rank in range(2):
+        monkeypatch.setattr(stages, "rank", lambda rank=rank: rank)
+        stages.run_latents(args, Run(tmp_path), config, cpu)
+    one, two = (load_state(tmp_path / f"latents-{rank}-of-2.pt", cpu) for rank in range(2))
+    assert {frames: len(values) for frames, values in one.items()} == {1: 8, 7: 2, 13: 2}
+    for frames, values in one.items():
+        assert values.shape == two[frames].shape and not torch.equal(values, two[frames])
 
 
 def without(run: Path, name: str, folder: Path) -> tuple[Path, bytes]:

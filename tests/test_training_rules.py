@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +14,11 @@ from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.models.vae import decode, encode
 from kandinsky_mini.sampling import generate
 from kandinsky_mini.training import budget as budgets
+from kandinsky_mini.training import dit as dit_training
 from kandinsky_mini.training import gradients as training_gradients
 from kandinsky_mini.training import run as runs
 from kandinsky_mini.training import stages
+from kandinsky_mini.training import vae as vae_training
 from kandinsky_mini.training.budget import Budget
 from kandinsky_mini.training.dataset import CaptionBuckets
 from kandinsky_mini.training.dit import LENGTHS, flow_loss, length_weights, train_dit
@@ -136,6 +139,84 @@ def test_captions_belong_to_their_videos_and_a_tenth_of_the_steps_have_none():
     assert 0.06 < sum(empty) / len(empty) < 0.14
 
 
+def be_rank(monkeypatch, rank: int) -> None:
+    for module in (budgets, dit_training, vae_training):
+        monkeypatch.setattr(module, "rank", lambda: rank)
+
+
+def taken(training, budget: Budget, steps: int) -> None:
+    """Take so many steps of a training."""
+    for _ in training:
+        if budget.step >= steps:
+            return
+
+
+def dit_steps(monkeypatch, rank: int = 0, first: int = 0, steps: int = 60) -> list[tuple]:
+    """Return for each step of a rank what length it has, if captions are left out, its scenes, repeats and noise."""
+    be_rank(monkeypatch, rank)
+    model, seen = nn.Linear(1, 1), []
+    numbers = torch.arange(SCENES * REPEATS)
+    latents = {frames: numbers.view(-1, 1, 1, 1, 1).expand(-1, frames, 1, 1, 1) for frames, _ in LENGTHS}
+
+    def gradients(latents, ids, ids2):
+        rows = latents[:, 0, 0, 0, 0]
+        repeats = (rows // SCENES).tolist()
+        seen.append((latents.shape[1], bool((ids == -1).all()), (rows % SCENES).tolist(), repeats, torch.rand(3)))
+        return {}
+
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    average, budget = SimpleNamespace(update_parameters=lambda model: None), Budget(100, step=first)
+    lengths = tuple((frames, 4) for frames, _ in LENGTHS)
+    taken(train_dit(model, gradients, average, latents, Captions(), budget, lengths=lengths), budget, first + steps)
+    return seen
+
+
+def test_ranks_agree_on_the_lengths_of_a_step_and_on_nothing_else(monkeypatch):
+    """A step in which one rank has longer videos lasts longer on all. The videos and the noise differ."""
+    one, two = (list(zip(*dit_steps(monkeypatch, rank), strict=True)) for rank in (0, 1))
+    lengths, empty, scenes, repeats, noise = zip(one, two, strict=True)
+    assert lengths[0] == lengths[1] and len(set(lengths[0])) == len(LENGTHS)
+    assert empty[0] == empty[1] and len(set(empty[0])) == 2
+    for mine, yours in (scenes, repeats):
+        assert sum(a == b for a, b in zip(mine, yours, strict=True)) < 10  # of 60
+    assert not torch.equal(noise[0][0], noise[1][0])
+
+
+def test_a_training_that_goes_on_does_not_begin_with_the_same_noise(monkeypatch):
+    first, again, later = (dit_steps(monkeypatch, first=step, steps=1)[0][-1] for step in (0, 0, 30))
+    assert torch.equal(first, again) and not torch.equal(first, later)
+
+
+def vae_steps(monkeypatch, rank: int = 0, first: int = 0, steps: int = 60) -> list[tuple]:
+    """Return for each step of a rank how long its clips are, where they begin, and its noise."""
+    be_rank(monkeypatch, rank)
+    vae, seen = nn.Linear(1, 1), []
+    videos = torch.arange(8 * 25, dtype=torch.uint8).view(8, 1, 25, 1, 1).expand(8, 3, 25, 1, 1)
+
+    def loss(vae, clips):
+        seen.append((clips.shape[2], clips[:, 0, 0, 0, 0].tolist(), torch.rand(3)))
+        return {"loss": 0.0 * vae.weight.sum() + 0.0 * vae.bias.sum()}
+
+    monkeypatch.setattr(vae_training, "vae_loss", loss)
+    budget = Budget(100, step=first)
+    taken(train_vae(vae, videos, budget, clips=((1, 4), (9, 4), (17, 4))), budget, first + steps)
+    return seen
+
+
+def test_ranks_train_the_vae_on_clips_of_one_length_and_each_on_its_own(monkeypatch):
+    one, two = (list(zip(*vae_steps(monkeypatch, rank), strict=True)) for rank in (0, 1))
+    lengths, starts, noise = zip(one, two, strict=True)
+    assert lengths[0] == lengths[1] and len(set(lengths[0])) == 3
+    assert sum(a == b for a, b in zip(*starts, strict=True)) < 10  # of 60
+    assert not torch.equal(noise[0][0], noise[1][0])
+
+
+def test_a_vae_s_training_that_goes_on_does_not_begin_with_the_same_noise(monkeypatch):
+    first, again, later = (vae_steps(monkeypatch, first=step, steps=1)[0][-1] for step in (0, 0, 30))
+    assert torch.equal(first, again) and not torch.equal(first, later)
+
+
 def test_images_come_first_and_then_videos_of_one_and_two_seconds():
     assert [(frames - 1) * FRAMES_PER_LATENT / FPS for frames, _ in LENGTHS] == [0, 1, 2]
     seen, _ = shown(400)
@@ -223,6 +304,24 @@ def test_captions_are_in_both_languages_and_some_have_an_unknown_word():
             forms = [form for words in WORDS.values() for form in words[scenes[scene].animal]]
             text = embedder.tokenizer.decode(ids)
             assert "<unk>" in text or any(form in text for form in forms), text
+
+
+def test_captions_are_drawn_as_often_as_there_are_some_of_their_length():
+    """And ranks agree on the length, while each draws captions of its own."""
+    scenes, cpu = all_scenes()[::6], torch.device("cpu")
+    buckets = CaptionBuckets(new_text_embedder(load_config()), scenes, 4, 0, cpu)
+
+    def generator(seed):
+        return torch.Generator("cpu").manual_seed(seed)
+
+    common, own = generator(0), generator(1)
+    drawn = Counter(buckets.draw(1, common, own)[1].shape[1] for _ in range(2000))
+    there = {ids.shape[1]: len(ids) for _, ids, _ in buckets.groups}
+    assert max(there.values()) > 3 * min(there.values())
+    shares = {length: count / sum(there.values()) for length, count in there.items()}
+    assert {length: drawn[length] / 2000 for length in there} == pytest.approx(shares, abs=0.04)
+    one, two = ([buckets.draw(16, generator(seed), generator(rank)) for seed in range(20)] for rank in (1, 2))
+    assert all(a[1].shape == b[1].shape and not torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 
 from kandinsky_mini.config import FPS
 from kandinsky_mini.world.backgrounds import night
-from kandinsky_mini.world.brush import Brush
+from kandinsky_mini.world.brush import Brush, load_palette
 from kandinsky_mini.world.figures import Pose
 from kandinsky_mini.world.render import BACKDROPS, CHANCES, STRIDE, into_figure, poses, walk
 from kandinsky_mini.world.render import render as render_at
@@ -154,6 +154,22 @@ def test_the_background_has_random_numbers_of_its_own(monkeypatch):
     chance[:, 5:] = 0.5
     after = poses(scenes, chance, 2, FPS, 192.0, "cpu")
     assert all(torch.equal(getattr(before, f.name), getattr(after, f.name)) for f in dataclasses.fields(Pose))
+
+
+LEFT_TO_CHANCE = {"meadow": [0, 1, 2, 3], "beach": [0, 1, 2], "snow": [0, 1, 2, 3], "night": [0, 1, 3]}
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_each_random_number_of_a_background_moves_something_in_it(name):
+    x, y = (torch.arange(96) + 0.5).view(1, 1, 1, 1, 96) * 2, 128 - (torch.arange(64) + 0.5).view(1, 1, 1, 64, 1) * 2
+
+    def painted(changed: int | None = None) -> torch.Tensor:
+        brush = Brush(torch.zeros(1, 3, 1, 64, 96), x, y, 2.0, load_palette("cpu"))
+        luck = [torch.full((1, 1, 1, 1, 1), 0.8 if number == changed else 0.4) for number in range(4)]
+        BACKDROPS[name](brush, luck, 192.0)
+        return brush.image
+
+    assert [number for number in range(4) if not torch.equal(painted(number), painted())] == LEFT_TO_CHANCE[name]
 
 
 def test_hold_out_ignores_the_background():
