@@ -81,7 +81,12 @@ def test_pixels_are_rounded_and_not_cut_off():
     vae = SimpleNamespace(
         dtype=torch.float32,
         config=SimpleNamespace(scaling_factor=1.0),
-        decode=lambda x: SimpleNamespace(sample=x),
+        use_framewise_decoding=False,
+        temporal_compression_ratio=4,
+        tile_sample_min_num_frames=16,
+        tile_sample_stride_num_frames=12,
+        post_quant_conv=lambda x: x,
+        decoder=lambda x: x,
     )
     assert decode(vae, values.movedim(1, -1)).flatten().tolist() == [0, 0, 0, 128, 191, 255, 255, 255]
 
