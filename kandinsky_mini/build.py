@@ -18,7 +18,7 @@ from .models.attention import choose_kernel, set_kernel
 from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
 from .models.dit import DiffusionTransformer3D, set_dtype
 from .models.parallelize import parallelize_dit
-from .models.text_embedders import load_text_embedder
+from .models.text_embedders import TextEmbedder, load_text_embedder
 from .models.vae import load_vae
 from .parallel.groups import join_group, local_device, rank, wait_until_loaded, world_size
 from .parallel.guidance import branches_on
@@ -39,20 +39,35 @@ def build_pipeline(
     layout = resolve_layout(layout, config.dit)
     weights = find_weights(config)
 
-    mesh = join(layout, devices["dit"])
+    def embedder(device: torch.device) -> TextEmbedder:
+        encoders = weights["text_encoder"], weights["text_encoder2"]
+        return load_text_embedder(*encoders, config.text, compute_dtype(device)).to(device)
+
     fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
+    return assemble(config, devices, layout, attention, fill, embedder, partial(build_vae, config, weights["vae"]))
+
+
+def assemble(
+    config: Config,
+    devices: dict[str, torch.device],
+    layout: ParallelLayout,
+    attention: str,
+    fill: Callable[[DiffusionTransformer3D], object],
+    embedder: Callable[[torch.device], TextEmbedder],
+    vae: Callable[[torch.device], AutoencoderKLHunyuanVideo],
+) -> Kandinsky5T2VPipeline:
+    """Join the ranks, and make the models of which this rank has a part. The last three arguments say how."""
+    mesh = join(layout, devices["dit"])
     dit = build_dit(
         config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention
     )
-    text_embedder = vae = None
-    if rank() == 0:
-        encoders = weights["text_encoder"], weights["text_encoder2"]
-        text_device = devices["text_embedder"]
-        text_embedder = load_text_embedder(*encoders, config.text, compute_dtype(text_device)).to(text_device)
-    if rank() == 0 or config.vae.tiling:
-        vae = build_vae(config, weights["vae"], devices["vae"])
+    first = rank() == 0
+    models = (
+        embedder(devices["text_embedder"]) if first else None,
+        vae(devices["vae"]) if first or config.vae.tiling else None,
+    )
     wait_until_loaded()
-    return Kandinsky5T2VPipeline(devices, dit, text_embedder, vae, config, layout, branches_on(mesh))
+    return Kandinsky5T2VPipeline(devices, dit, *models, config, layout, branches_on(mesh))
 
 
 def build_decoder(device: str | torch.device, conf_path: str | Path | None = None) -> Kandinsky5T2VPipeline:

@@ -37,7 +37,7 @@ def written_aside(path: str | Path, replaces: tuple[str, ...] = ()) -> Iterator[
     place = _place(path, replaces)
     with _aside(path, place) as (new, old):
         yield new
-        _flush(new)
+        _flush(new, *new.rglob("*"))
         try:
             if place.is_dir():  # the system swaps files in one go, but not folders
                 place.rename(old)
@@ -175,21 +175,24 @@ def _aside(path: str | Path, place: Path) -> Iterator[tuple[Path, Path]]:
     with signals_like_ctrl_c():
         _clear(place.parent)
         folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=place.parent))
-        try:
-            for name in ("new", "old"):
-                (folder / name).mkdir()
-            with (folder / "starting").open("w") as lock:
+        with (folder / "starting").open("w") as lock:
+            try:
+                for name in ("new", "old"):
+                    (folder / name).mkdir()
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (folder / "starting").rename(folder / "lock")  # nobody ever sees this name without its lock
                 yield folder / "new" / Path(path).name, folder / "old" / place.name
-        finally:
-            shutil.rmtree(folder)
+            finally:
+                shutil.rmtree(folder)
 
 
 def _clear(folder: Path) -> None:
     """Remove what this user's dead processes left in a folder."""
     for left in folder.glob(f"{ASIDE}*"):
-        if left.is_symlink() or left.stat().st_uid != os.getuid():
+        try:
+            if left.is_symlink() or left.stat().st_uid != os.getuid():
+                continue
+        except FileNotFoundError:  # its process has just ended
             continue
         # Without its lock, a folder is only just being made. If the lock is taken, its process is alive.
         with contextlib.suppress(FileNotFoundError, BlockingIOError), (left / "lock").open("r+") as lock:
@@ -205,9 +208,9 @@ def _put_back(old: Path, place: Path) -> None:
         old.rename(place)
 
 
-def _flush(path: Path) -> None:
-    """Make the system write a file, or all files of a folder, to the disk, so that a power cut cannot lose them."""
-    for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
+def _flush(*paths: Path) -> None:
+    """Make the system write files, and the lists of names of folders, to the disk, so that a power cut loses none."""
+    for each in paths:
         file = os.open(each, os.O_RDONLY)
         try:
             os.fsync(file)

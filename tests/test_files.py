@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +67,16 @@ with written_aside(sys.argv[1]) as aside:
     print("half", flush=True)
     sys.stdin.readline()
     aside.write_text("new")
+"""
+# Write files one after the other for some seconds.
+WRITE = """
+import sys, time
+from pathlib import Path
+from kandinsky_mini.files import write_text
+print("half", flush=True)
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    write_text(Path(sys.argv[1]), "new")
 """
 HOLD = """
 import pathlib, sys, time
@@ -304,3 +315,20 @@ def test_the_second_holder_is_refused_and_the_first_is_named(start, tmp_path):
     with held(lock):
         pass
     assert lock.read_text() == ""
+
+
+def test_what_stands_beside_a_file_is_not_touched(tmp_path):
+    """A broken link or a socket cannot be opened, opening a pipe waits for ever, and other files are not ours."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "broken").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        write_text(tmp_path / "cat.txt", "new")
+    assert (tmp_path / "cat.txt").read_text() == "new"
+
+
+def test_two_processes_write_beside_each_other(start, tmp_path):
+    processes = [start(WRITE, tmp_path / name) for name in ("cat.txt", "dog.txt")]
+    errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert contents(tmp_path) == {"cat.txt": "new", "dog.txt": "new"}

@@ -121,8 +121,10 @@ def test_layouts_are_compared_within_a_workload():
 
 def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
     """The slowest comes first. The floor is what one GPU's attention and linear layers take, shared out evenly."""
-    ours, others = of_layout("tp2", 0.8, text_tokens=[200, 60]), of_layout("tp2", 1.0, engine="diffusers")
-    alone = [of_layout("tp1", 2.0), dataclasses.replace(ours, seconds_of_video=10)]
+    ours = of_layout("tp2", 0.8, text_tokens=[200, 60])
+    others = dataclasses.replace(ours, engine="diffusers", step_seconds=[[1.0], [1.0]])
+    unlike = ({"seconds_of_video": 10}, {"text_tokens": [7, 5]}, {"compiled": False})
+    alone = [of_layout("tp1", 2.0), *(dataclasses.replace(ours, **change) for change in unlike)]
     assert compare.by_video_and_ranks([*alone, ours, others]) == [[others, ours]]
     (axis,) = plot.peers([*alone, ours, others], tmp_path).axes
     assert [text.get_text() for text in axis.texts] == ["1.000 s", "0.800 s"]  # "a GPU" has no ceilings

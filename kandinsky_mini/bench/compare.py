@@ -59,7 +59,8 @@ def by_video_and_ranks(records: list[Record]) -> list[list[Record]]:
     groups = defaultdict(list)
     for record in records:
         if record.gpus and not record.parts:
-            groups[record.device, record.config, record.seconds_of_video, record.guided, record.ranks].append(record)
+            same = dataclasses.replace(record, engine="any", attention="any").workload
+            groups[same, record.ranks].append(record)
     compared = [sorted(group, key=lambda record: -record.step) for group in groups.values()]
     compared = [group for group in compared if len({record.engine for record in group}) > 1]
     if not compared:
@@ -71,7 +72,7 @@ def floor(record: Record, folder: Path) -> float | None:
     """Return the seconds of a step that only consists of its matrix products, split evenly over the record's GPUs.
 
     They take as long as alone, with the fastest kernel of attention that was measured on this kind of GPU. The floor is
-    None where predicted_steps gives None.
+    None where there are no ceilings, where the configuration is unknown, or where the blocks were not compiled.
     """
     config, known = workload_of(record), ceilings_of(record.device, folder)
     if config is None or not known:

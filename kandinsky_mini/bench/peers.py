@@ -15,22 +15,28 @@ from ..parallel.groups import join_group, world_size
 
 
 class DiffusersDiT(nn.Module):
-    """diffusers' Kandinsky5Transformer3DModel, called like our model without a batch. It adds the batch dimension.
-
-    kernel is the kernel of its attention, as models/attention.py names it: cuDNN's on a GPU, unless use_flash4 was
-    called.
-    """
+    """diffusers' Kandinsky5Transformer3DModel, called like our model without a batch. It adds the batch dimension."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()
         self.config = config
         self.model = Kandinsky5Transformer3DModel(**asdict(config))
-        self.gathers = False
-        self.kernel = "cudnn" if torch.get_default_device().type == "cuda" else "sdpa"
+        self.gathers = self.on_flash4 = False
+
+    @property
+    def kernel(self) -> str:
+        """The kernel of its attention, as models/attention.py names it."""
+        if self.on_flash4:
+            return "flash4"
+        return "cudnn" if self.visual_weight.is_cuda else "sdpa"
+
+    @property
+    def visual_weight(self) -> torch.Tensor:
+        return self.model.visual_embeddings.in_layer.weight
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.visual_embeddings.in_layer.weight.dtype
+        return self.visual_weight.dtype
 
     def forward(self, x, text_embed, pooled_text_embed, time, visual_rope_pos, text_rope_pos, scale_factor):
         places = visual_rope_pos, text_rope_pos, scale_factor
@@ -50,10 +56,10 @@ class DiffusersDiT(nn.Module):
         for module in self.model.modules():
             if hasattr(module, "processor"):
                 module.processor._attention_backend = backend
-        self.kernel = "flash4"
+        self.on_flash4 = True
 
     def compile_blocks(self) -> None:
-        check_compiler(self.model.visual_embeddings.in_layer.weight.device)
+        check_compiler(self.visual_weight.device)
         # In torch 2.11 a graph cannot hold the all-gather with which cache-dit's Ulysses ends.
         self.model.compile_repeated_blocks(fullgraph=not self.gathers)
 

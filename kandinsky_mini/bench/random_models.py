@@ -9,12 +9,10 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
 
-from ..build import build_dit, compute_dtype, join
+from ..build import assemble, compute_dtype
 from ..config import Config, TextConfig
 from ..models.text_embedders import TextEmbedder
 from ..models.vae import set_tiling
-from ..parallel.groups import rank
-from ..parallel.guidance import branches_on
 from ..parallel.layout import ParallelLayout
 from ..parallel.tensors import place
 from ..pipeline import Kandinsky5T2VPipeline
@@ -46,16 +44,12 @@ def random_pipeline(
     config: Config, devices: dict[str, torch.device], layout: ParallelLayout, attention: str = "auto"
 ) -> Kandinsky5T2VPipeline:
     """Build a pipeline of the real classes at the real sizes. Each rank holds what it would hold of a checkpoint."""
-    device = devices["dit"]
-    mesh = join(layout, device)
-    fill = partial(draw_weights, device=device)
-    dit = build_dit(config.dit, device, fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention)
-    embedder = vae = None
-    if rank() == 0:
-        embedder = random_text_embedder(config, devices["text_embedder"])
-    if rank() == 0 or config.vae.tiling:
-        vae = random_vae(config.vae.tiling, devices["vae"], compute_dtype(devices["vae"]))
-    return Kandinsky5T2VPipeline(devices, dit, embedder, vae, config, layout, branches_on(mesh))
+
+    def vae(device: torch.device) -> AutoencoderKLHunyuanVideo:
+        return random_vae(config.vae.tiling, device, compute_dtype(device))
+
+    fill = partial(draw_weights, device=devices["dit"])
+    return assemble(config, devices, layout, attention, fill, partial(random_text_embedder, config), vae)
 
 
 def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:

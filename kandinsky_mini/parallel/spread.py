@@ -18,7 +18,7 @@ def over_ranks(
     """
     owners = [number % world_size() for number in range(len(pieces))]
     mine = [function(piece) for piece, owner in zip(pieces, owners, strict=True) if owner == rank()]
-    wait_until_loaded("decoding")
+    wait_until_loaded("their pieces")
     shapes = gather_from_all([result.shape for result in mine])
     if rank() > 0:
         for result in mine:
