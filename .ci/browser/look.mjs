@@ -173,7 +173,8 @@ async function main() {
   endings.push(() => fs.rm(folder, { recursive: true, maxRetries: 10 }));
   process.env.TMPDIR = folder; // files that others forget there are removed with the folder
   for (const path of notebooks) await fs.cp(path, join(folder, "notebooks", basename(path)));
-  await fs.symlink(join(ROOT, "assets"), join(folder, "assets")); // the text of the notebooks shows pictures from there
+  // The text of the notebooks shows pictures from there. Jupyter does not serve what a link leads to.
+  await fs.cp(join(ROOT, "assets", "figures"), join(folder, "assets", "figures"), { recursive: true });
   const browser = await startBrowser(folder);
   const jupyterLab = await startJupyterLab(folder);
   for (const path of notebooks) {
