@@ -20,6 +20,7 @@ from .models.dit import DiffusionTransformer3D, set_dtype
 from .models.parallelize import parallelize_dit
 from .models.text_embedders import TextEmbedder, load_text_embedder
 from .models.vae import load_vae
+from .models.vae_layers import quicken_decoder
 from .parallel.groups import join_group, local_device, rank, wait_until_loaded, world_size
 from .parallel.guidance import branches_on
 from .parallel.layout import ParallelLayout
@@ -83,8 +84,8 @@ def build_decoder(device: str | torch.device, conf_path: str | Path | None = Non
 
 
 def build_vae(config: Config, folder: Path, device: torch.device) -> AutoencoderKLHunyuanVideo:
-    """Load the VAE onto its device."""
-    return load_vae(folder, config.vae.tiling, compute_dtype(device)).to(device)
+    """Load the VAE onto its device, to decode."""
+    return quicken_decoder(load_vae(folder, config.vae.tiling, compute_dtype(device)).to(device))
 
 
 def build_dit(

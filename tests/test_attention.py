@@ -17,6 +17,7 @@ from helpers import SMALL, random_inputs, random_model, relative_difference
 from kandinsky_mini import build, get_T2V_pipeline
 from kandinsky_mini.bench.peers import DiffusersDiT
 from kandinsky_mini.bench.random_models import draw_weights
+from kandinsky_mini.models import attention
 from kandinsky_mini.models.attention import Attention, choose_kernel, flash4, kernel_of, set_kernel
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -37,6 +38,7 @@ def hopper(monkeypatch) -> list[torch.Size]:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules["flash_attn.cute"].flash_attn_func = flash_attn_func
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention, "FEW_KEYS", 0)
     return shapes
 
 
@@ -87,10 +89,10 @@ def test_other_names_and_devices_are_refused():
 
 @pytest.mark.parametrize("shape", [(12, 4, 16), (2, 12, 4, 16), (2, 3, 12, 4, 16)])
 def test_all_kernels_give_the_same(hopper, shape):
-    attention, qkv = Attention(), [torch.randn(shape) for _ in range(3)]
-    expected = attention(*qkv)
-    set_kernel(attention, "flash4")
-    torch.testing.assert_close(attention(*qkv), expected)
+    attend, qkv = Attention(), [torch.randn(shape) for _ in range(3)]
+    expected = attend(*qkv)
+    set_kernel(attend, "flash4")
+    torch.testing.assert_close(attend(*qkv), expected)
     assert hopper == [torch.Size((prod(shape[:-3]), *shape[-3:]))]
 
 
@@ -100,9 +102,20 @@ def test_flash4_is_given_strided_inputs_as_they_are(hopper):
     stand_in = sys.modules["flash_attn.cute"].flash_attn_func
     sys.modules["flash_attn.cute"].flash_attn_func = lambda *qkv: (given.extend(qkv), stand_in(*qkv))[1]
     packed = torch.randn(12, 3, 4, 16)
-    set_kernel(attention := Attention(), "flash4")
-    attention(*packed.unbind(1))
+    set_kernel(attend := Attention(), "flash4")
+    attend(*packed.unbind(1))
     assert [x.data_ptr() for x in given] == [x.data_ptr() for x in packed.unbind(1)]
+
+
+def test_keys_that_are_few_are_left_to_cudnn(hopper, monkeypatch):
+    """Those of a prompt are, however many queries there are."""
+    monkeypatch.setattr(attention, "FEW_KEYS", 5)
+    set_kernel(attend := Attention(), "flash4")
+    for keys, calls in ((5, 0), (6, 1)):
+        q, k, v = (torch.randn(tokens, 4, 16) for tokens in (12, keys, keys))
+        expected = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v))).transpose(0, 1)
+        torch.testing.assert_close(attend(q, k, v), expected)
+        assert len(hopper) == calls
 
 
 def test_a_block_with_flash4_compiles_to_one_graph(hopper):

@@ -38,10 +38,11 @@ def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
     """Return what the cost model predicts for each record, by the ceilings of its kind of GPU.
 
     The ceilings come from the folder or, if it has none for this GPU, from the published records. A prediction is None
-    where there are no ceilings with its kernel, where the configuration is unknown, or where the blocks were not
-    compiled.
+    where there are no ceilings with its kernel, where those have no collectives and there are several ranks, where the
+    configuration is unknown, or where the blocks were not compiled.
     """
-    known = {each.attention_kernel: each for each in ceilings_of(group[0].device, folder) if each.collectives}
+    ceilings = ceilings_of(group[0].device, folder)
+    known = {each.attention_kernel: each for each in ceilings if each.collectives or group[0].ranks == 1}
     config = workload_of(group[0])
     if config is None:
         return [None] * len(group)

@@ -13,6 +13,7 @@ from ..build import assemble, compute_dtype
 from ..config import Config, TextConfig
 from ..models.text_embedders import TextEmbedder
 from ..models.vae import set_tiling
+from ..models.vae_layers import quicken_decoder
 from ..parallel.layout import ParallelLayout
 from ..parallel.tensors import place
 from ..pipeline import Kandinsky5T2VPipeline
@@ -53,10 +54,10 @@ def random_pipeline(
 
 
 def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
-    """Build HunyuanVideo's VAE at its full size, which is the default of its class."""
+    """Build HunyuanVideo's VAE, to decode, at its full size, which is the default of its class."""
     with torch.device("meta"):
         vae = AutoencoderKLHunyuanVideo().to(dtype)
-    return set_tiling(draw_weights(vae, device), tiling)
+    return quicken_decoder(set_tiling(draw_weights(vae, device), tiling))
 
 
 def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:

@@ -19,6 +19,8 @@ CUDNN_FIRST = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+# With up to so many keys, as a prompt has, flash-attn-4 is slower than cuDNN's kernel, which then runs in its place.
+FEW_KEYS = 1024
 
 
 @torch.library.custom_op("kandinsky_mini::flash4", mutates_args=())
@@ -102,7 +104,7 @@ class Attention(nn.Module):
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         # All kernels want exactly one batch dimension. PyTorch's want heads before tokens.
         batched = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
-        if self.kernel == "flash4":
+        if self.kernel == "flash4" and k.shape[-3] > FEW_KEYS:
             return flash4(*batched).reshape(q.shape)
         heads_first = [x.transpose(1, 2) for x in batched]
         return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).reshape(q.shape)
