@@ -18,7 +18,6 @@ from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
     PrepareModuleInput,
-    PrepareModuleInputOutput,
     PrepareModuleOutput,
     RowwiseParallel,
     SequenceParallel,
@@ -27,6 +26,7 @@ from torch.distributed.tensor.parallel import (
 
 from ..config import DiTConfig
 from .dit import DiffusionTransformer3D
+from .exchange import ExchangeTokensForHeads
 
 Plan = dict[str, ParallelStyle]
 
@@ -35,7 +35,6 @@ PLANS = (*TP_PLANS, "tp_sp", "ulysses")
 QUERY_MESH = ("query_parallel", "context_parallel")  # the dimensions of a mesh on which queries are split
 WHOLE = Replicate()  # every rank has the whole tensor
 TOKENS = Shard(0)  # each rank has its share of the tokens, in (S, D) and in (S, heads, head_dim)
-HEADS = Shard(1)  # each rank has its share of the heads, in (S, heads, head_dim)
 
 
 def time_plan() -> Plan:
@@ -133,18 +132,10 @@ def ulysses_plan() -> Plan:
 
     Everything else handles each token by itself. Cross-attention, too: every rank has the whole text.
     """
-    exchange = PrepareModuleInputOutput(
-        input_layouts=(TOKENS,) * 3,
-        desired_input_layouts=(HEADS,) * 3,
-        use_local_input=True,
-        output_layouts=HEADS,
-        desired_output_layouts=TOKENS,
-        use_local_output=True,
-    )
     return {
         "visual_rope_embeddings": PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS),  # free
         # tokens -> heads -> tokens; 4 all-to-alls (S x D), for queries, keys, values and the result
-        "visual_transformer_blocks.*.self_attention.attention": exchange,
+        "visual_transformer_blocks.*.self_attention.attention": ExchangeTokensForHeads(),
     }
 
 

@@ -7,7 +7,7 @@ the payload, directly to the others. For broadcast and scatter the number is the
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -141,11 +141,6 @@ def group_size(collective: torch._ops.OpOverload, args: tuple) -> int:
         return dist.ProcessGroup.unbox(given["process_group"]).size()
     group = given["group_name"]
     return (group if isinstance(group, dist.ProcessGroup) else _resolve_process_group(group)).size()
-
-
-def over_gloo(entries: list[Entry]) -> list[Entry]:
-    """Return what DTensor runs over gloo instead: for each all-to-all an all-gather, of which a rank uses its part."""
-    return [replace(entry, collective="all_gather") if entry.collective == "all_to_all" else entry for entry in entries]
 
 
 def summary(entries: list[Entry]) -> str:
