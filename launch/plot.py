@@ -176,70 +176,70 @@ def cpu(records: list[Record]) -> Figure:
     return figure
 
 
-def layouts(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
-    """Draw the step of each layout, with its fastest and slowest one, and a tick where the cost model predicts it."""
-    groups = by_workload(records)
+def panels_of_bars(groups: list[list[Record]]) -> tuple[Figure, list[Axes]]:
+    """Make a panel for each group, high enough for a bar for each of its records."""
     rows = [len(group) for group in groups]
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=(9, 0.3 * sum(rows) + len(rows)), height_ratios=rows, layout="constrained", squeeze=False
-    )
+    size = (9, 0.32 * sum(rows) + len(rows))
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, height_ratios=rows, layout="constrained", squeeze=False)
+    return figure, list(axes[:, 0])
+
+
+def bars(axis: Axes, group: list[Record], colours: list[str], labels: list[str], notes: list[str]) -> None:
+    """Draw a bar for each record's step, with its fastest and slowest one. A note stands behind the seconds."""
+    for place, (record, colour, note) in enumerate(zip(group, colours, notes, strict=True)):
+        low, high = min(record.slowest()), max(record.slowest())
+        ends = [[record.step - low], [high - record.step]]
+        axis.barh(place, record.step, 0.7, color=colour, xerr=ends, capsize=3, ecolor="dimgrey")
+        text = f"{record.step:.3f} s{note}"
+        axis.annotate(text, (high, place), (8, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(group)), labels)
+    axis.set(xlabel="seconds a step", xlim=(0, 1.5 * max(record.step for record in group)))
+    axis.invert_yaxis()
+
+
+def layouts(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
+    """Draw the step of each layout, and a tick where the cost model predicts it."""
+    groups = by_workload(records)
+    figure, axes = panels_of_bars(groups)
     ranks = sorted({record.ranks for group in groups for record in group})
     colours = dict(zip(ranks, itertools.cycle((GREY, ORANGE, BLUE, GREEN, PURPLE)), strict=False))
     marks = [Patch(color=colour, label=f"{count} GPU{'s' * (count > 1)}") for count, colour in colours.items()]
     predictions = [predicted_steps(group, folder) for group in groups]
     if any(map(any, predictions)):
         marks.append(Line2D([], [], color="black", linewidth=2, label="predicted"))
-    for axis, group, predicted in zip(axes[:, 0], groups, predictions, strict=True):
+    for axis, group, predicted in zip(axes, groups, predictions, strict=True):
         one = next((record.step for record in group if record.ranks == 1), None)
-        for place, (record, tick) in enumerate(zip(group, predicted, strict=True)):
-            low, high = min(record.slowest()), max(record.slowest())
-            ends = [[record.step - low], [high - record.step]]
-            axis.barh(place, record.step, 0.7, color=colours[record.ranks], xerr=ends, capsize=3, ecolor="dimgrey")
+        labels = [f"{r.layout}, {r.plan}" if r.plan != r.layout.plan else str(r.layout) for r in group]
+        notes = [f", {one / r.step:.2f}x" if one and r.ranks > 1 else "" for r in group]
+        bars(axis, group, [colours[r.ranks] for r in group], labels, notes)
+        for place, tick in enumerate(predicted):
             if tick:
                 axis.vlines(tick, place - 0.35, place + 0.35, color="black", linewidth=2)
-            text = f"{record.step:.3f} s" + (f", {one / record.step:.2f}x" if one and record.ranks > 1 else "")
-            axis.annotate(text, (max(high, tick or 0), place), (6, 0), textcoords="offset points", va="center")
-        plans = [f", {record.plan}" if record.plan != record.layout.plan else "" for record in group]
-        axis.set_yticks(range(len(group)), [f"{r.layout}{plan}" for r, plan in zip(group, plans, strict=True)])
-        axis.set(title=name_of(group[0]), xlabel="seconds a step", xlim=(0, 1.2 * max(r.step for r in group)))
-        axis.invert_yaxis()
-    axes[0, 0].legend(handles=marks, loc="lower right")
+        axis.set_title(name_of(group[0]))
+    axes[0].legend(handles=marks, loc="lower right")
     return figure
 
 
 def peers(records: list[Record], folder: Path = PUBLISHED_CEILINGS) -> Figure:
     """Draw our step beside that of other libraries, and the floor: the matrix products alone."""
     groups = by_video_and_ranks(records)
-    rows = [len(group) for group in groups]
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=(9, 0.34 * sum(rows) + len(rows)), height_ratios=rows, layout="constrained", squeeze=False
-    )
-    for axis, group in zip(axes[:, 0], groups, strict=True):
+    figure, axes = panels_of_bars(groups)
+    for axis, group in zip(axes, groups, strict=True):
         lowest = floor(group[0], folder)
-        for place, record in enumerate(group):
-            low, high = min(record.slowest()), max(record.slowest())
-            ends = [[record.step - low], [high - record.step]]
-            colour = BLUE if record.engine == "ours" else ORANGE
-            axis.barh(place, record.step, 0.7, color=colour, xerr=ends, capsize=3, ecolor="dimgrey")
-            above = f", {100 * (record.step / lowest - 1):.0f} % above the floor" if lowest else ""
-            axis.annotate(f"{record.step:.3f} s{above}", (high, place), (6, 0), textcoords="offset points", va="center")
-        if lowest:
-            axis.axvline(lowest, color="black", linewidth=2)
         names = [r.engine if r.engine == "ours" or r.ranks == 1 else "cache-dit" for r in group]
         labels = [f"{name}, {r.layout}, {r.attention}" for name, r in zip(names, group, strict=True)]
-        axis.set_yticks(range(len(group)), labels)
-        axis.set(
-            title=f"{name_of(group[0])}, {group[0].ranks} GPU{'s' * (group[0].ranks > 1)}", xlabel="seconds a step"
-        )
-        axis.set_xlim(0, 1.5 * max(record.step for record in group))
-        axis.invert_yaxis()
+        notes = [f", {100 * (r.step / lowest - 1):.0f} % above the floor" if lowest else "" for r in group]
+        bars(axis, group, [BLUE if r.engine == "ours" else ORANGE for r in group], labels, notes)
+        if lowest:
+            axis.axvline(lowest, color="black", linewidth=2)
+        axis.set_title(f"{name_of(group[0])}, {group[0].ranks} GPU{'s' * (group[0].ranks > 1)}")
     marks = [Patch(color=BLUE, label="ours"), Patch(color=ORANGE, label="other libraries")]
     marks.append(Line2D([], [], color="black", linewidth=2, label="floor"))
     figure.legend(handles=marks, loc="outside lower center", ncols=3)
     return figure
 
 
-# The last two compare runs that took place on one machine, so their records have a folder of their own.
+# The last two have a folder of records each, because its runs may only be compared with each other.
 FIGURES = {draw.__name__: draw for draw in (speedup, step, memory, whole, cpu, layouts, peers)}
 
 
