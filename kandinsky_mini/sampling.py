@@ -57,7 +57,8 @@ def predict_velocity(
         x = torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[..., :1])], dim=-1)
     text_rope_pos = torch.arange(text.text.shape[-2], device=x.device)
     positions = rope_positions(dit, x)
-    return dit(x, text.text, text.pooled, time * 1000.0, positions, text_rope_pos, scale_factor)
+    embeds = text.text.to(dit.dtype), text.pooled.to(dit.dtype)  # CLIP's is in float32
+    return dit(x, *embeds, time * 1000.0, positions, text_rope_pos, scale_factor)
 
 
 def guided_velocity(

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 from kandinsky_mini.models import attention
 from kandinsky_mini.models.attention import set_kernel
+from kandinsky_mini.models.dit import set_dtype
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.sampling import predict_velocity
 
@@ -68,6 +69,19 @@ def test_a_model_that_could_continue_a_video_is_told_that_there_is_none():
     x, text = torch.randn(3, 4, 6, SMALL.in_visual_dim), torch.randn(5, SMALL.in_text_dim)
     predict_velocity(model, x, torch.rand(1), TextEmbeds(text, torch.randn(1, SMALL.in_text_dim2)))
     assert torch.equal(seen[0], torch.cat([x, torch.zeros(3, 4, 6, SMALL.in_visual_dim + 1)], dim=-1))
+
+
+@torch.no_grad()
+def test_embeddings_of_both_encoders_reach_the_model_in_its_dtype():
+    """On a GPU the model computes in bfloat16, and CLIP in float32."""
+    model, seen = random_model(), []
+    set_dtype(model, torch.bfloat16)
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[1:3]))
+    x, text = torch.randn(3, 4, 6, SMALL.in_visual_dim), torch.randn(5, SMALL.in_text_dim)
+    embeds = TextEmbeds(text.bfloat16(), torch.randn(1, SMALL.in_text_dim2))
+    velocity = predict_velocity(model, x.bfloat16(), torch.rand(1), embeds)
+    assert [given.dtype for given in seen[0]] == [torch.bfloat16] * 2 and torch.isfinite(velocity).all()
+    assert torch.equal(seen[0][1], embeds.pooled.bfloat16())
 
 
 def test_a_configuration_s_negative_prompt_is_what_the_guidance_moves_away_from(tiny_pipe, forwards, monkeypatch):

@@ -90,6 +90,9 @@ def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
     )
     # Built on the device where they stay, because they compute some of their buffers while they are built.
     with torch.device(device):
-        encoders = [Qwen2_5_VLTextModel._from_config(qwen, dtype=dtype), CLIPTextModel._from_config(clip, dtype=dtype)]
+        encoders = (
+            Qwen2_5_VLTextModel._from_config(qwen, dtype=dtype),
+            CLIPTextModel._from_config(clip, dtype=torch.float32),
+        )
     tokenizer2 = new_tokenizer(text.pooled_max_length)
     return TextEmbedder(encoders[0], tokenizer, encoders[1], tokenizer2, text).eval()

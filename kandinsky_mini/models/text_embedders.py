@@ -95,11 +95,14 @@ class TextEmbedder(nn.Module):
 
 
 def load_text_embedder(text_encoder: Path, text_encoder2: Path, config: TextConfig, dtype: torch.dtype) -> TextEmbedder:
-    """Load both encoders and their tokenizers from folders that save_pretrained wrote."""
+    """Load both encoders and their tokenizers from folders that save_pretrained wrote.
+
+    dtype is that of Qwen. CLIP stays in float32, as in the released code.
+    """
     return TextEmbedder(
         load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype),
         load_pretrained(AutoTokenizer, text_encoder),
-        load_pretrained(CLIPTextModel, text_encoder2, dtype=dtype),
+        load_pretrained(CLIPTextModel, text_encoder2, dtype=torch.float32),
         load_pretrained(AutoTokenizer, text_encoder2),
         config,
     ).eval()
