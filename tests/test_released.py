@@ -12,6 +12,7 @@ import torch
 from kandinsky_mini.bench.random_models import random_text_embedder, random_vae
 from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.vae import split
 
 SECONDS = [5, 10]
 SIZES = {
@@ -101,8 +102,11 @@ def test_the_weights_have_their_published_names(lite):
 
 
 def test_the_vae_is_hunyuanvideo_s():
-    """Its latents are scaled, unlike mini's, and long videos are decoded in pieces."""
-    config = random_vae(True, torch.device("meta"), torch.bfloat16).config
+    """Its latents are scaled, unlike mini's, and long videos are decoded in pieces, one every 8 frames."""
+    vae = random_vae(True, torch.device("meta"), torch.bfloat16)
+    config = vae.config
+    assert [piece.shape[2] for piece in split(vae, torch.empty(1, 16, 31, 1, 1))][:2] == [5, 5]  # 17 frames each
+    assert vae.tile_sample_stride_num_frames == 8
     assert config.scaling_factor == 0.476986
     assert (config.spatial_compression_ratio, config.temporal_compression_ratio) == (8, 4)
     assert all(load_config(CONFIGS / f"lite_{seconds}s.yaml").vae.tiling for seconds in SECONDS)

@@ -24,6 +24,7 @@ def set_tiling(vae: AutoencoderKLHunyuanVideo, tiling: bool) -> AutoencoderKLHun
 
     With tiling, long videos are encoded and decoded in overlapping pieces along time. diffusers switches it on.
     """
+    vae.tile_sample_stride_num_frames = 8  # as in the released code; in diffusers a piece starts every 12 frames
     vae.use_framewise_encoding = vae.use_framewise_decoding = tiling
     return vae
 
