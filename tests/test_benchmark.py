@@ -1,6 +1,7 @@
 """The benchmark's scripts write down what really ran, and refuse bad options before anything runs."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -70,6 +71,33 @@ def test_a_sweep_measures_ranks_and_threads_and_prints_a_table(sweep):
     assert [(record.ranks, record.threads) for record in records][0] == (1, 1)
     assert {record.ranks for record in records} == {1, max(record.threads for record in records)}
     assert len(out[out.index("config ") :].splitlines()) == 1 + len(records)
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_sweep_in_which_a_run_failed_has_failed(tiny_config, tmp_path, monkeypatch, fails):
+    """Whichever configuration it was of: a script that calls the sweep must not take old records for new ones."""
+    statuses = iter([[1, 0], [0, 0]] if fails == 0 else [[0, 0], [0, 1]])
+    monkeypatch.setattr(sweep_script, "on_cpu", lambda *_: next(statuses))
+    configs = [str(tiny_config), "mini"]
+    with pytest.raises(SystemExit, match=r"a run failed \(1 in all\)"):
+        sweep_script.main(["--device", "cpu", "--config", *configs, "--out", str(tmp_path)])
+    assert next(statuses, None) is None
+
+
+def test_a_sweep_knows_with_which_status_a_run_ended(tmp_path, monkeypatch):
+    (tmp_path / "run.py").write_text("import sys; sys.exit(int(sys.argv[-1]))")
+    monkeypatch.setattr(sweep_script, "BENCHMARK", tmp_path / "run.py")
+    assert [sweep_script.benchmark(ParallelLayout(), [status]) for status in ("0", "3")] == [0, 3]
+
+
+def test_a_sweep_s_table_has_no_whole_runs(sweep, tiny_config, tmp_path, monkeypatch, capsys):
+    """They may be in the same folder, but their steps were measured in another way."""
+    step = dataclasses.replace(sweep[1][0], config="steps")
+    dataclasses.replace(step, config="whole", parts={"text": 1.0}).save(tmp_path)
+    step.save(tmp_path)
+    monkeypatch.setattr(sweep_script, "on_cpu", lambda *_: [0])
+    sweep_script.main(["--device", "cpu", "--config", str(tiny_config), "--out", str(tmp_path)])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["config", "steps"]
 
 
 def test_a_signal_ends_the_run_that_a_sweep_started(tmp_path):

@@ -1,6 +1,8 @@
 """What a launcher's variables say is read in one place. What cannot be is refused in one line, which names a cure."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -158,6 +160,23 @@ def test_one_rank_reports_an_error_in_each_attempt(launcher, monkeypatch, agent,
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
         said += [groups.is_first_to_fail() for _ in range(2)]
     assert said == answers
+
+
+def test_what_a_rank_says_last_is_not_lost(monkeypatch):
+    """torchrun turns buffers off, but ranks can be started without it, and their output may go to a file."""
+    program = """
+import sys, torch.distributed as dist
+from kandinsky_mini.parallel.groups import leave_group
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+print("saved to test.mp4", end="")
+sys.stderr.write("a warning")
+leave_group()
+sys.exit("leaving ends the process")
+"""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "saved to test.mp4"), done.stderr
+    assert done.stderr.endswith("a warning")
 
 
 def test_several_ranks_have_all_models_where_their_part_of_the_crossdit_is(launcher):

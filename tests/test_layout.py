@@ -128,6 +128,23 @@ def test_tokens_that_do_not_divide_are_refused(kind):
     ParallelLayout("tp", 4).check_run(odd, (1, 2, 2))
 
 
+def test_ranks_that_split_queries_share_their_heads():
+    """So their number need not divide the heads: Lite has 28."""
+    ParallelLayout.parse("ulysses4x2").check(load_config("lite_5s").dit, 8)
+
+
+@pytest.mark.parametrize(("text", "fits"), [("ulysses2", True), ("cfg2-ulysses2", True), ("ulysses2x2", False)])
+def test_all_ranks_of_a_branch_share_its_tokens(text, fits):
+    """126 tokens are enough for two ranks in each branch, but not where each of two has its queries split as well."""
+    sampling = load_config(CONFIGS / "mini.yaml").sampling
+    even, layout = dataclasses.replace(sampling, time_length=1, width=96, height=48), ParallelLayout.parse(text)
+    if fits:
+        layout.check_run(even, (1, 2, 2))
+        return
+    with pytest.raises(ValueError, match="7 x 3 x 6 tokens are not divisible by 4"):
+        layout.check_run(even, (1, 2, 2))
+
+
 @pytest.mark.parametrize("text", ["ulysses4", "ulysses2x2", "cfg2-ulysses4x2", "tp_sp8"])
 def test_the_width_that_is_named_suits_the_layout(text):
     sampling = load_config(CONFIGS / "mini.yaml").sampling

@@ -99,9 +99,41 @@ def test_figures_show_what_the_records_say(tmp_path):
     assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
 
 
+def bars(axis) -> list[float]:
+    return [bar.get_height() for bar in axis.patches]
+
+
+def test_the_figure_of_the_memory_shows_the_rank_that_needs_most():
+    """A GPU that is too small for one rank is too small for the run."""
+    one, two = lite(5, 1, 2.0), dataclasses.replace(lite(5, 2, 1.0), peak_bytes=[3 * 10**9, 5 * 10**9])
+    (axis,) = plot.memory([one, two]).axes
+    assert bars(axis) == pytest.approx([2**30 / 1e9, 5.0])
+
+
+def test_efficiency_is_the_speedup_over_the_gpus():
+    """The bars of the speedup reach from the slowest step to the fastest one."""
+    left, right = plot.speedup([lite(5, 1, 2.0), lite(5, 2, 1.6)]).axes
+    (efficiency,) = [line for line in right.lines if line.get_label().startswith("lite")]
+    assert list(efficiency.get_ydata()) == pytest.approx([100.0, 62.5])
+    _, _, (spread,) = left.containers[0].lines
+    (_, low), (_, high) = spread.get_segments()[1]
+    assert (low, high) == pytest.approx((2.0 / 1.76, 2.0 / 1.6))
+
+
 def of_layout(text: str, step: float, **others) -> Record:
     layout = ParallelLayout.parse(text)
     return dataclasses.replace(lite(5, layout.ranks, step), layout=layout, plan=layout.plan, **others)
+
+
+def test_a_cpu_s_ideal_is_what_the_machine_can_do_at_once():
+    """Its capacity was measured, and is less than its cores. Of the weights, the rank with most of them counts."""
+    parts = {"gpus": 0, "capacity": 1.6, "wire_bytes": 1.0}
+    records = [of_layout("tp1", 4.0, **parts, weight_bytes=[8 * 10**6])]
+    records += [of_layout("tp2", 3.0, **parts, weight_bytes=[4 * 10**6, 5 * 10**6])]
+    steps, weights, _ = plot.cpu(in_order(records)).axes
+    (ideal,) = [line for line in steps.lines if line.get_label().startswith("ideal")]
+    assert list(ideal.get_ydata()) == pytest.approx([2.5, 2.5])
+    assert bars(weights) == pytest.approx([8.0, 5.0])
 
 
 def test_layouts_are_compared_within_a_workload():

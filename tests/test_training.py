@@ -207,6 +207,23 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
             trained["run"](stage, "--folder", str(tmp_path), "--out", str(tmp_path / "weights"))
 
 
+class Evil:
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["dit.pt", "latents-0-of-1.pt"])
+def test_code_in_a_run_s_folder_is_not_run(tmp_path, name):
+    """The folder of a training may be somebody else's."""
+    torch.save({"model": Evil(tmp_path / "it_ran")}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+        load_state(tmp_path / name, torch.device("cpu"))
+    assert not (tmp_path / "it_ran").exists()
+
+
 @pytest.mark.parametrize("content", ["half", "empty"])
 def test_damaged_latents_are_named(trained, tmp_path, content):
     path, good = without(trained["folder"] / "run", "latents-0-of-1.pt", tmp_path)
@@ -259,6 +276,21 @@ def test_a_training_that_diverged_keeps_its_last_checkpoint(tmp_path):
     kept = run.load("vae", torch.device("cpu"), ("model",))
     assert kept["budget"]["step"] == 1 and kept["model"]["bias"].isfinite().all()
     assert [path.name for path in tmp_path.iterdir()] == ["vae.pt"]
+
+
+def test_only_rank_0_writes_into_a_run_s_folder(tmp_path, monkeypatch):
+    """All ranks share the folder. Two that write one checkpoint at once would spoil it."""
+    monkeypatch.setattr("kandinsky_mini.training.run.rank", lambda: 1)
+    run = Run(tmp_path)
+    run.save("vae", Budget(1, step=1), model=torch.nn.Linear(2, 2))
+    run.log("vae", {"step": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_does_not_know_its_steps_is_named(tmp_path):
+    torch.save({"model": {}}, tmp_path / "vae.pt")
+    with pytest.raises(CheckpointError, match="vae.pt has no budget: remove it"):
+        Run(tmp_path).load("vae", torch.device("cpu"), ("model",))
 
 
 @pytest.mark.parametrize("max_norm", [1e9, 0.1])

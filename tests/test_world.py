@@ -73,6 +73,15 @@ def test_the_caller_s_settings_do_not_decide(dtype):
     assert torch.equal(painted, expected)
 
 
+def test_a_soft_sky_is_rounded_to_the_nearest_shade():
+    """Else every mixed colour would be darker than it is painted. Rows up to 40 show nothing but sky at the edge."""
+    picture = render([Scene("cat", "red", "walks right", "snow")], 1, seeded(0))[0, :, 0]
+    sky, haze = torch.tensor([195.0, 218.0, 238.0]), torch.tensor([233.0, 241.0, 248.0])
+    share = ((127.5 - torch.arange(40) - 40) / 88)[:, None]  # the gradient goes from y = 40 to the top, 128
+    painted = haze + share * (sky - haze)
+    assert (picture[:, :40, 0].T - painted).abs().max() < 0.51
+
+
 def test_first_scenes_do_not_depend_on_the_rest():
     scenes = all_scenes()[::60]
     assert torch.equal(render(scenes, 3, seeded(3), 64, 96)[:4], render(scenes[:4], 3, seeded(3), 64, 96))
