@@ -182,6 +182,19 @@ def decoded_in_pieces() -> bool:
     return all(gather_from_all(torch.equal(shared, alone) if rank() == 0 else shared is None))
 
 
+def spread_pieces() -> bool:
+    """Return whether results come back as they are: in their order, of any shape and dtype, and not contiguous."""
+
+    def function(piece: torch.Tensor) -> torch.Tensor:
+        return (2 * piece.double()).T
+
+    pieces = [torch.full((2, number + 1), number) for number in range(2 * world_size() + 1)]
+    results, expected = over_ranks(function, pieces), list(map(function, pieces))
+    if rank() == 0:
+        equal = [torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(results, expected, strict=True)]
+    return all(gather_from_all(all(equal) if rank() == 0 else results is None))
+
+
 @torch.no_grad()
 def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
@@ -204,6 +217,7 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     measured["mini"] = whole_mini(pipe.dit, unsharded_mini(pipe.config))
     video = pipe("a cat in a red hat", time_length=seconds, num_steps=steps, seed=seed, progress=False)
     measured["decoded_in_pieces"] = decoded_in_pieces()
+    measured["spread_pieces"] = spread_pieces()
     measured["seeds"] = drawn_seeds(pipe)
     spoilt = with_noise_of_its_own(pipe, seed)
     measured["side_by_side"], others = other_layouts(seed)

@@ -90,6 +90,16 @@ def test_a_sweep_knows_with_which_status_a_run_ended(tmp_path, monkeypatch):
     assert [sweep_script.benchmark(ParallelLayout(), [status]) for status in ("0", "3")] == [0, 3]
 
 
+def test_a_sweep_on_gpus_takes_every_number_of_them_that_is_there_or_named(monkeypatch):
+    ran = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
+    monkeypatch.setattr(sweep_script, "benchmark", lambda layout, options: ran.append((str(layout), options)) or 0)
+    lite = load_config("lite_5s")
+    statuses = sweep_script.on_gpus(lite.dit, lite.sampling, ["tp", "ulysses2x3", "ulysses4x2"], ["--steps", "3"])
+    assert ran == [(layout, ["--steps", "3"]) for layout in ("tp1", "tp2", "tp4", "ulysses2x3")]
+    assert statuses == [0] * 4
+
+
 def test_a_sweep_s_table_has_no_whole_runs(sweep, tiny_config, tmp_path, monkeypatch, capsys):
     """They may be in the same folder, but their steps were measured in another way."""
     step = dataclasses.replace(sweep[1][0], config="steps")

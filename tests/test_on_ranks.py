@@ -96,6 +96,10 @@ def test_ranks_that_share_the_decoding_give_the_very_video_of_one_process(measur
     assert measured["decoded_in_pieces"]
 
 
+def test_pieces_of_work_are_spread_over_the_ranks(measured):
+    assert measured["spread_pieces"]
+
+
 def test_other_layouts_give_the_image_of_one_process(measured):
     image = video_of_one_process(0, 4, measured["seed"])
     assert measured["side_by_side"]

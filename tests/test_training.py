@@ -235,7 +235,7 @@ def test_damaged_latents_are_named(trained, tmp_path, content):
 def test_two_runs_of_a_stage_in_one_folder(trained, tmp_path):
     with held(tmp_path / "vae.lock"):
         with pytest.raises(ValueError, match=f"vae.lock is held by process {os.getpid()} on .*: wait for its end"):
-            trained["run"]("vae", "--folder", str(tmp_path))
+            trained["run"]("vae", "--folder", str(tmp_path), "--steps", "1")
         with pytest.raises(ValueError, match="vae is missing"):  # another stage may run in this folder
             trained["run"]("latents", "--folder", str(tmp_path))
 
