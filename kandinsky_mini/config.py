@@ -62,17 +62,24 @@ class DiTConfig:
 class TextConfig:
     """How prompts are encoded.
 
-    The prompt takes the place of {} in prompt_template. The first crop_start tokens belong to the template and are cut
-    off afterwards. Prompts longer than max_length tokens, or pooled_max_length for CLIP, are truncated. known_words
-    tells a person which words the model was trained on. It is empty if the model takes any word.
+    The prompt takes the place of {} in prompt_template, or in image_template for an image. The first crop_start or
+    image_crop_start tokens belong to the template and are cut off afterwards. Prompts longer than max_length tokens, or
+    pooled_max_length for CLIP, are truncated. known_words tells a person which words the model was trained on. It is
+    empty if the model takes any word.
     """
 
     prompt_template: str
     crop_start: int
+    image_template: str
+    image_crop_start: int
     max_length: int
     pooled_max_length: int
     negative_prompt: str
     known_words: str
+
+    def template(self, image: bool) -> tuple[str, int]:
+        """Return the template of an image or of a video, and how many tokens are cut off."""
+        return (self.image_template, self.image_crop_start) if image else (self.prompt_template, self.crop_start)
 
 
 @dataclass(frozen=True)
@@ -207,10 +214,12 @@ def _check_model(dit: DiTConfig) -> None:
 
 
 def _check_text(text: TextConfig) -> None:
-    before, _, after = text.prompt_template.partition("{}")
-    if "{}" not in text.prompt_template or set("{}") & set(before + after):
-        raise ConfigError(f"text: prompt_template: {short(text.prompt_template)} needs one {{}}, and no other braces")
-    for name, low in (("crop_start", 0), ("max_length", 1), ("pooled_max_length", 1)):
+    for name in ("prompt_template", "image_template"):
+        template = getattr(text, name)
+        before, _, after = template.partition("{}")
+        if "{}" not in template or set("{}") & set(before + after):
+            raise ConfigError(f"text: {name}: {short(template)} needs one {{}}, and no other braces")
+    for name, low in (("crop_start", 0), ("image_crop_start", 0), ("max_length", 1), ("pooled_max_length", 1)):
         check_whole(f"text: {name}", getattr(text, name), "a whole number", low, MOST_TOKENS)
 
 

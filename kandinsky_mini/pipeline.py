@@ -111,17 +111,17 @@ class Kandinsky5T2VPipeline:
         self.layout.check_run(sampling, self.config.dit.patch_size)
         if seed is not None:
             seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
-        first = rank() == 0
+        first, image = rank() == 0, sampling.time_length == 0
         if first:
             if save_path is not None:
-                save_path = check_save_path(save_path, "image" if sampling.time_length == 0 else "video")
-            self._warn_about(text, "prompt")
+                save_path = check_save_path(save_path, "image" if image else "video")
+            self._warn_about(text, "prompt", image)
             if sampling.guided:
-                self._warn_about(negative_caption, "negative caption")
+                self._warn_about(negative_caption, "negative caption", image)
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
-            embeds = self.text_embedder.encode(text).to("cpu")
-            null_embeds = self.text_embedder.encode(negative_caption).to("cpu") if sampling.guided else None
+            embeds = self.text_embedder.encode(text, image).to("cpu")
+            null_embeds = self.text_embedder.encode(negative_caption, image).to("cpu") if sampling.guided else None
             # torch.seed() would reseed the caller as well.
             return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed
 
@@ -159,14 +159,14 @@ class Kandinsky5T2VPipeline:
         video = vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"]), pieces)
         return None if video is None else video.cpu()
 
-    def _warn_about(self, text: str, what: str) -> None:
+    def _warn_about(self, text: str, what: str, image: bool) -> None:
         """Warn about words of a text that the model has never seen, and about those that will be cut off."""
         known = self.config.text.known_words
         if known and (unknown := self.text_embedder.unknown_words(text)):
             words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
             where = f"{words} in the {what}" if what != "prompt" else words
             warnings.warn(f"{self.config.name} has never seen {where}. It knows {known}.", stacklevel=3)
-        if excess := self.text_embedder.excess_tokens(text):
+        if excess := self.text_embedder.excess_tokens(text, image):
             most = self.config.text.max_length
             message = f"the {what} has {most + excess} tokens, {self.config.name} reads {most}: the rest is cut off"
             warnings.warn(message, stacklevel=3)

@@ -84,6 +84,17 @@ def test_embeddings_of_both_encoders_reach_the_model_in_its_dtype():
     assert torch.equal(seen[0][1], embeds.pooled.bfloat16())
 
 
+@pytest.mark.parametrize(("seconds", "tokens"), [(0, 9), (1, 11)])
+def test_both_texts_of_an_image_are_put_in_the_template_of_images(tiny_pipe, forwards, monkeypatch, seconds, tokens):
+    """The released model has learnt images with a template of their own."""
+    templates = {"prompt_template": "the dog dances {}", "image_template": "red {}"}
+    text = dataclasses.replace(tiny_pipe.config.text, **templates, negative_prompt=PROMPT)
+    monkeypatch.setattr(tiny_pipe.text_embedder, "config", text)
+    monkeypatch.setattr(tiny_pipe, "config", dataclasses.replace(tiny_pipe.config, text=text))
+    tiny_pipe(PROMPT, time_length=seconds, num_steps=1, guidance_weight=2, progress=False)
+    assert [len(args[1]) for args in forwards] == [tokens] * 2
+
+
 def test_a_configuration_s_negative_prompt_is_what_the_guidance_moves_away_from(tiny_pipe, forwards, monkeypatch):
     """Without an argument the call takes it from the configuration, as lite's is needed for good videos."""
     text = dataclasses.replace(tiny_pipe.config.text, negative_prompt="a pig in the snow")

@@ -43,6 +43,13 @@ TEMPLATE = [
     "<|im_start|>user",
     "{}<|im_end|>",
 ]
+IMAGE_TEMPLATE = [
+    "<|im_start|>system",
+    "You are a promt engineer. Describe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>",
+    "<|im_start|>user",
+    "{}<|im_end|>",
+]
 NEGATIVE = (
     "Static, 2D cartoon, cartoon, 2d animation, paintings, images, "
     "worst quality, low quality, ugly, deformed, walking backwards"
@@ -62,6 +69,8 @@ def test_the_sizes(lite):
 def test_the_template_and_how_many_of_its_tokens_are_cut_off(lite):
     assert lite.text.prompt_template.split("\n") == TEMPLATE
     assert lite.text.crop_start == 129
+    assert lite.text.image_template.split("\n") == IMAGE_TEMPLATE
+    assert lite.text.image_crop_start == 41
     assert lite.text.negative_prompt == NEGATIVE
 
 
@@ -130,6 +139,8 @@ def test_norms_divide_by_what_the_released_ones_do(lite):
 def test_random_encoders_cut_off_the_template_and_nothing_of_the_prompt(lite):
     """A benchmark with them must encode as many tokens as the prompt has, as with the released ones."""
     embedder = random_text_embedder(lite, torch.device("meta"))
-    ids, _ = embedder.tokenize(["a cat in a red hat"])
-    tokens = embedder.tokenizer.convert_ids_to_tokens(ids[0, embedder.config.crop_start :].tolist())
-    assert tokens[:6] == "a cat in a red hat".split()
+    for image in (False, True):
+        ids, _ = embedder.tokenize(["a cat in a red hat"], image)
+        _, crop_start = embedder.config.template(image)
+        tokens = embedder.tokenizer.convert_ids_to_tokens(ids[0, crop_start:].tolist())
+        assert tokens[:6] == "a cat in a red hat".split()

@@ -83,7 +83,8 @@ LONG, SHORT = "a cat in a red hat walks left", "a cat"  # 8 and 2 words; one mor
 def with_template(folders):
     """An embedder that reads 4 tokens after its template."""
     folder, _ = folders
-    config = dataclasses.replace(load_config().text, prompt_template=TEMPLATE, crop_start=5, max_length=4)
+    templates = {"prompt_template": TEMPLATE, "crop_start": 5, "image_template": "red {}", "image_crop_start": 2}
+    config = dataclasses.replace(load_config().text, **templates, max_length=4)
     return load_text_embedder(folder / "qwen", folder / "clip", config, torch.float32)
 
 
@@ -100,3 +101,13 @@ def test_the_template_takes_no_room_from_the_prompt(with_template):
 def test_only_the_prompt_s_own_tokens_are_too_many(with_template, prompt, excess):
     """The warning about a prompt that is cut off counts neither the template nor what fits."""
     assert with_template.excess_tokens(prompt) == excess
+
+
+def test_an_image_has_a_template_of_its_own(with_template):
+    """The prompt sees another text before it, and the room for the prompt stays the same."""
+    ids, _ = with_template.tokenize([LONG], image=True)
+    words = with_template.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+    assert words == ["<s>", "red", "a", "cat", "in", "</s>"]
+    image, video = (with_template.encode(SHORT, kind).text for kind in (True, False))
+    assert image.shape == video.shape and not torch.allclose(image, video, atol=1e-3)
+    assert with_template.excess_tokens(LONG, image=True) == 5

@@ -66,8 +66,15 @@ def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
     Mini's tokenizer takes the place of theirs. It gives one token for each word, so the template has another length.
     """
     tokenizer, dtype = new_tokenizer(1024), compute_dtype(device)
-    before = tokenizer(config.text.prompt_template.split("{}")[0])["input_ids"]
-    text: TextConfig = dataclasses.replace(config.text, crop_start=len(before) - 1)  # without the token that ends it
+
+    def tokens_before_the_prompt(template: str) -> int:
+        return len(tokenizer(template.split("{}")[0])["input_ids"]) - 1  # without the token that ends it
+
+    text: TextConfig = dataclasses.replace(
+        config.text,
+        crop_start=tokens_before_the_prompt(config.text.prompt_template),
+        image_crop_start=tokens_before_the_prompt(config.text.image_template),
+    )
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     qwen = Qwen2_5_VLTextConfig(
         vocab_size=152_064,

@@ -35,19 +35,16 @@ class TextEmbedder(nn.Module):
     def device(self) -> torch.device:
         return self.text_encoder.device
 
-    def in_template(self, prompt: str) -> str:
-        """Put the prompt in its place in the template."""
-        return self.config.prompt_template.replace("{}", prompt)
-
-    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, prompts: list[str], image: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token ids (B, L) for the first encoder and (B, L2) for the second.
 
-        All prompts must have the same number of tokens.
+        All prompts must have the same number of tokens. They are put in the template of an image or of a video.
         """
         config = self.config
+        template, crop_start = config.template(image)
         ids = self.tokenizer(
-            [self.in_template(prompt) for prompt in prompts],
-            max_length=config.crop_start + config.max_length,
+            [template.replace("{}", prompt) for prompt in prompts],
+            max_length=crop_start + config.max_length,
             truncation=True,
         )["input_ids"]
         ids2 = self.tokenizer2(
@@ -59,28 +56,30 @@ class TextEmbedder(nn.Module):
         # On the CPU, whatever the caller's default device is.
         return torch.tensor(ids, device="cpu"), torch.tensor(ids2, device="cpu")
 
-    def forward(self, ids: torch.Tensor, ids2: torch.Tensor) -> TextEmbeds:
+    def forward(self, ids: torch.Tensor, ids2: torch.Tensor, image: bool = False) -> TextEmbeds:
         """Token ids (B, L) and (B, L2) -> text (B, L, in_text_dim), pooled (B, 1, in_text_dim2)."""
         hidden = self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state
         pooled = self.text_encoder2(input_ids=ids2).pooler_output
-        return TextEmbeds(hidden[:, self.config.crop_start :], pooled[:, None])
+        _, crop_start = self.config.template(image)
+        return TextEmbeds(hidden[:, crop_start:], pooled[:, None])
 
     @torch.no_grad()
-    def encode(self, prompt: str) -> TextEmbeds:
-        """Encode one prompt without padding: text (L, in_text_dim), pooled (1, in_text_dim2).
+    def encode(self, prompt: str, image: bool = False) -> TextEmbeds:
+        """Encode a prompt of an image or a video, without padding: text (L, in_text_dim), pooled (1, in_text_dim2).
 
         Raises:
             FloatingPointError: an encoder returns values that are not finite.
         """
-        text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt])))
+        text, pooled = self(*(ids.to(self.device) for ids in self.tokenize([prompt], image)), image)
         check_finite(text, "the text embedding")
         check_finite(pooled, "the pooled text embedding")
         return TextEmbeds(text[0], pooled[0])
 
-    def excess_tokens(self, prompt: str) -> int:
+    def excess_tokens(self, prompt: str, image: bool = False) -> int:
         """Return how many tokens of the prompt are beyond the configuration's max_length. `encode` cuts these off."""
-        ids = self.tokenizer(self.in_template(prompt), verbose=False)["input_ids"]
-        return max(0, len(ids) - self.config.crop_start - self.config.max_length)
+        template, crop_start = self.config.template(image)
+        ids = self.tokenizer(template.replace("{}", prompt), verbose=False)["input_ids"]
+        return max(0, len(ids) - crop_start - self.config.max_length)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the prompt's words that are not in the vocabulary.
