@@ -23,6 +23,7 @@ def get_T2V_pipeline(
     conf_path: str | Path | None = None,
     layout: ParallelLayout | str | None = None,
     attention: str = "auto",
+    weights: str | Path | None = None,
 ) -> Kandinsky5T2VPipeline:
     """Load the models of a configuration, each onto its device, and shard the CrossDiT over the ranks.
 
@@ -39,6 +40,8 @@ def get_T2V_pipeline(
             parallelism over all ranks, by the plan of the talk that this project grew from (see README.md).
         attention: the kernel of the CrossDiT's attention: "flash4" is flash-attn-4, "cudnn" is cuDNN's, "sdpa" is what
             PyTorch chooses, and "auto" takes the first of them that can run.
+        weights: a folder with the released weights, in one of the layouts that kandinsky_mini/released.py shows. The
+            default is where the configuration says.
 
     Raises:
         ValueError: device_map has other keys or names a device that this machine lacks, the layout does not fit the
@@ -49,4 +52,4 @@ def get_T2V_pipeline(
     # Imported here because build loads transformers and diffusers, and `import kandinsky_mini` should be quick.
     from .build import build_pipeline
 
-    return build_pipeline(device_map, conf_path, layout, attention)
+    return build_pipeline(device_map, conf_path, layout, attention, weights)

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch.distributed.device_mesh import DeviceMesh
 
+from . import released
 from .config import ROOT, Config, DiTConfig, load_config
 from .models.attention import choose_kernel, set_kernel
 from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
@@ -33,19 +34,20 @@ def build_pipeline(
     conf_path: str | Path | None = None,
     layout: ParallelLayout | str | None = None,
     attention: str = "auto",
+    weights: str | Path | None = None,
 ) -> Kandinsky5T2VPipeline:
     """Build what get_T2V_pipeline returns. Its docstring explains the arguments and the errors."""
     devices = resolve_devices(device_map)
     config = load_config(conf_path)
     layout = resolve_layout(layout, config.dit)
-    weights = find_weights(config)
+    found = find_weights(config, folder=weights)
 
     def embedder(device: torch.device) -> TextEmbedder:
-        encoders = weights["text_encoder"], weights["text_encoder2"]
-        return load_text_embedder(*encoders, config.text, compute_dtype(device)).to(device)
+        encoders, tokenizers = ((found[name], found[f"{name}2"]) for name in ("text_encoder", "tokenizer"))
+        return load_text_embedder(*encoders, config.text, compute_dtype(device), tokenizers).to(device)
 
-    fill = partial(load_weights, path=weights["dit"], device=devices["dit"])
-    return assemble(config, devices, layout, attention, fill, embedder, partial(build_vae, config, weights["vae"]))
+    fill = partial(load_weights, path=found["dit"], device=devices["dit"])
+    return assemble(config, devices, layout, attention, fill, embedder, partial(build_vae, config, found["vae"]))
 
 
 def assemble(
@@ -71,7 +73,9 @@ def assemble(
     return Kandinsky5T2VPipeline(devices, dit, *models, config, layout, branches_on(mesh))
 
 
-def build_decoder(device: str | torch.device, conf_path: str | Path | None = None) -> Kandinsky5T2VPipeline:
+def build_decoder(
+    device: str | torch.device, conf_path: str | Path | None = None, weights: str | Path | None = None
+) -> Kandinsky5T2VPipeline:
     """Build a pipeline that can only decode. It takes the memory of the VAE alone.
 
     Raises:
@@ -79,7 +83,7 @@ def build_decoder(device: str | torch.device, conf_path: str | Path | None = Non
     """
     devices = resolve_devices(device)
     config = load_config(conf_path)
-    vae = build_vae(config, find_weights(config, ("vae",))["vae"], devices["vae"])
+    vae = build_vae(config, find_weights(config, ("vae",), weights)["vae"], devices["vae"])
     return Kandinsky5T2VPipeline(devices, None, None, vae, config)
 
 
@@ -185,18 +189,28 @@ def _working_device(name: str, value: str | torch.device) -> torch.device:
     return device
 
 
-def find_weights(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Path]:
-    """Return the paths of the models' weights, by default of all models.
+def find_weights(
+    config: Config, names: tuple[str, ...] | None = None, folder: str | Path | None = None
+) -> dict[str, Path]:
+    """Return the paths of the models' weights and of the tokenizers, by default of all of them.
+
+    They are in a folder with the released weights or, without one, where the configuration says.
 
     Raises:
         CheckpointError: a path does not exist, or its files are damaged.
     """
-    paths = {name: ROOT / path for name, path in vars(config.weights).items() if names is None or name in names}
+    if folder is None:
+        paths = {name: ROOT / path for name, path in vars(config.weights).items()}
+        paths |= {"tokenizer": paths["text_encoder"], "tokenizer2": paths["text_encoder2"]}
+    else:
+        paths = released.places(Path(folder), config)
+    paths = {name: path for name, path in paths.items() if names is None or name in names}
     for name, path in paths.items():
         if not path.exists():
             message = f"{config.name} has no weights for {name}: {path} does not exist"
             if not (ROOT / "assets").is_dir():
                 message += "; without a clone of the repository there are none: clone it, and pip install -e . there"
             raise CheckpointError(message)
-        open_tensors(path)
+        if not name.startswith("tokenizer"):
+            open_tensors(path)
     return paths

@@ -58,7 +58,8 @@ def latent_kept(latent: torch.Tensor, path: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         again = f"python launch/generate.py --latent {file} --path {path}"
-        error.add_note(f"The latent is kept. To go on from it, on another --device if you like: {again}")
+        same = "with the same --config and --weights, and on another --device if you like"
+        error.add_note(f"The latent is kept. To go on from it, {same}: {again}")
         raise
     file.unlink(missing_ok=True)  # another run to the same path may have been quicker
 

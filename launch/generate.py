@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--scheduler-scale", type=float)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", help="YAML configuration (default: mini)")
+    parser.add_argument("--weights", help="folder with the released weights (default: what the configuration names)")
     parser.add_argument("--device", help="device for all models (default: cuda if there is a GPU, else cpu)")
     parser.add_argument(
         "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
@@ -68,7 +69,7 @@ def generate(args: argparse.Namespace, device: str):
     from kandinsky_mini import get_T2V_pipeline
     from kandinsky_mini.models.dit import compile_blocks
 
-    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention)
+    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention, args.weights)
     if args.compile:
         compile_blocks(pipe.dit)
     return pipe(
@@ -93,7 +94,7 @@ def decode_kept(args: argparse.Namespace, device: str):
 
     if world_size() > 1:
         raise ValueError("--latent is decoded by one process, not by several ranks: start it with python")
-    pipe = build_decoder(device, args.config)
+    pipe = build_decoder(device, args.config, args.weights)
     latent = load_latent(args.latent, pipe.config.dit.out_visual_dim)
     path = check_save_path(args.path, "image" if len(latent) == 1 else "video")
     video = pipe.decode(latent)

@@ -51,7 +51,7 @@ def test_every_option_reaches_the_pipeline(monkeypatch):
     given = {"time_length": 2, "width": 48, "height": 32, "num_steps": 7, "guidance_weight": 2.5, "seed": 9}
     given |= {"scheduler_scale": 6.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    built = {"--config": "c.yaml", "--layout": "tp4", "--attention": "cudnn"}
+    built = {"--config": "c.yaml", "--layout": "tp4", "--attention": "cudnn", "--weights": "lite"}
     words = [*options, *itertools.chain(*built.items()), "--prompt", "a pig", "--path", "pig.mp4"]
     monkeypatch.setattr(sys, "argv", ["generate.py", *words])
     pipe = mock.MagicMock()

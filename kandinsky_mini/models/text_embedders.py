@@ -93,15 +93,24 @@ class TextEmbedder(nn.Module):
         return [word for word, _ in pieces if unk in self.tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
-def load_text_embedder(text_encoder: Path, text_encoder2: Path, config: TextConfig, dtype: torch.dtype) -> TextEmbedder:
+def load_text_embedder(
+    text_encoder: Path,
+    text_encoder2: Path,
+    config: TextConfig,
+    dtype: torch.dtype,
+    tokenizers: tuple[Path, Path] | None = None,
+) -> TextEmbedder:
     """Load both encoders and their tokenizers from folders that save_pretrained wrote.
 
-    dtype is that of Qwen. CLIP stays in float32, as in the released code.
+    Args:
+        dtype: that of Qwen. CLIP stays in float32, as in the released code.
+        tokenizers: the folders of the tokenizers, by default those of their encoders.
     """
+    tokenizer, tokenizer2 = tokenizers or (text_encoder, text_encoder2)
     return TextEmbedder(
         load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype),
-        load_pretrained(AutoTokenizer, text_encoder),
+        load_pretrained(AutoTokenizer, tokenizer),
         load_pretrained(CLIPTextModel, text_encoder2, dtype=torch.float32),
-        load_pretrained(AutoTokenizer, text_encoder2),
+        load_pretrained(AutoTokenizer, tokenizer2),
         config,
     ).eval()

@@ -1,0 +1,176 @@
+"""Folders with the released weights are loaded as they are published, in both layouts.
+
+The real weights are too large for a test. diffusers and transformers write small random ones instead, of the same
+classes, and what our pipeline computes with them is compared with these libraries.
+"""
+
+import dataclasses
+import shutil
+
+import generate
+import pytest
+import torch
+import yaml
+from diffusers import Kandinsky5Transformer3DModel
+from helpers import MODULE_BAR, relative_difference
+from safetensors.torch import save_file
+from transformers import CLIPModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.clip import CLIPConfig, CLIPVisionConfig
+
+from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.config import load_config
+from kandinsky_mini.models.checkpoint import CheckpointError
+from kandinsky_mini.sampling import rope_positions
+from kandinsky_mini.training.fresh_models import new_text_embedder, new_vae
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROMPT = "a cat in a red hat"
+CHECKPOINT = "kandinsky5lite_t2v_sft_5s.safetensors"
+VISION = {"hidden_size": 32, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def published(tiny_values, tmp_path_factory):
+    """Write both layouts. Return the configuration, the folders, and the models that were written."""
+    folder = tmp_path_factory.mktemp("published")
+    text = tiny_values["text"] | {"prompt_template": "the dog dances. {}", "crop_start": 5}
+    weights = tiny_values["weights"] | {"dit": f"weights/lite/{CHECKPOINT}"}
+    conf = folder / "tiny.yaml"
+    conf.write_text(yaml.safe_dump(tiny_values | {"text": text, "weights": weights}), encoding="utf-8")
+    config = load_config(conf)
+
+    torch.manual_seed(0)
+    embedder = new_text_embedder(config)
+    models = {
+        "dit": Kandinsky5Transformer3DModel(**dataclasses.asdict(config.dit)),
+        "vae": new_vae(config.dit.in_visual_dim),
+        "qwen": Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config=embedder.text_encoder.config.to_dict(),
+                vision_config=VISION | {"depth": 1, "num_heads": 2, "out_hidden_size": 128},
+            )
+        ),
+        "clip": CLIPModel(
+            CLIPConfig(
+                text_config=embedder.text_encoder2.config.to_dict(),
+                vision_config=CLIPVisionConfig(**VISION, num_hidden_layers=1, num_attention_heads=2).to_dict(),
+            )
+        ),
+    }
+    for model in models.values():
+        model.eval()
+    for parameter in models["dit"].parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+
+    places = {
+        "downloaded": ("model", "text_encoder", "text_encoder", "text_encoder2", "text_encoder2"),
+        "diffusers": ("transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+    }
+    for layout, (dit, qwen, tokenizer, clip, tokenizer2) in places.items():
+        if layout == "diffusers":
+            models["dit"].save_pretrained(folder / layout / dit)
+        else:
+            (folder / layout / dit).mkdir(parents=True)
+            save_file(models["dit"].state_dict(), folder / layout / dit / CHECKPOINT)
+        models["vae"].save_pretrained(folder / layout / "vae")
+        models["qwen"].save_pretrained(folder / layout / qwen)
+        embedder.tokenizer.save_pretrained(folder / layout / tokenizer)
+        models["clip"].save_pretrained(folder / layout / clip)
+        embedder.tokenizer2.save_pretrained(folder / layout / tokenizer2)
+    return conf, folder, models
+
+
+@pytest.mark.parametrize("layout", ["downloaded", "diffusers"])
+@torch.no_grad()
+def test_every_part_computes_what_its_own_library_computes(published, layout, capfd):
+    conf, folder, models = published
+    pipe = get_T2V_pipeline("cpu", conf, weights=folder / layout)
+    said = capfd.readouterr()
+    # Of the parts for pictures, which are not needed, nothing is said. There are only progress bars.
+    assert all(
+        line.startswith("Loading weights") for line in (said.out + said.err).replace("\r", "\n").split("\n") if line
+    )
+
+    ids, ids2 = pipe.text_embedder.tokenize([PROMPT])
+    hidden = models["qwen"](input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    embeds = pipe.text_embedder.encode(PROMPT)
+    assert relative_difference(embeds.text, hidden[0, 5:]) < MODULE_BAR
+    pooled = models["clip"].text_model(input_ids=ids2).pooler_output
+    assert relative_difference(embeds.pooled, pooled) < MODULE_BAR
+
+    x, time = torch.randn(3, 4, 6, pipe.config.dit.in_visual_dim), torch.rand(1) * 1000
+    places = rope_positions(pipe.dit, x), torch.arange(len(embeds.text))
+    theirs = models["dit"](x[None], embeds.text[None], time, embeds.pooled, *places, (1.0, 2.0, 2.0)).sample[0]
+    assert relative_difference(pipe.dit(x, *embeds, time, *places, (1.0, 2.0, 2.0)), theirs) < MODULE_BAR
+
+    z = torch.randn(1, pipe.config.dit.in_visual_dim, 3, 4, 6)
+    assert relative_difference(pipe.vae.decode(z).sample, models["vae"].decode(z).sample) < MODULE_BAR
+
+
+def test_both_layouts_give_one_video(published):
+    conf, folder, _ = published
+    videos = [
+        get_T2V_pipeline("cpu", conf, weights=folder / layout)(PROMPT, time_length=0, seed=1, progress=False)
+        for layout in ("downloaded", "diffusers")
+    ]
+    assert torch.equal(*videos) and videos[0].float().std() > 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "source"),
+    [
+        (
+            "downloaded",
+            f"model/{CHECKPOINT}",
+            r"kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s on huggingface.co \(4.6 GB\)",
+        ),
+        ("downloaded", "vae", r"hunyuanvideo-community/HunyuanVideo on huggingface.co \(1.0 GB\)"),
+        ("downloaded", "text_encoder", r"Qwen/Qwen2.5-VL-7B-Instruct on huggingface.co \(16.6 GB\)"),
+        ("downloaded", "text_encoder2", r"openai/clip-vit-large-patch14 on huggingface.co \(1.7 GB\)"),
+        ("diffusers", "tokenizer", "Qwen/Qwen2.5-VL-7B-Instruct on huggingface.co"),
+        ("diffusers", "tokenizer_2", "openai/clip-vit-large-patch14 on huggingface.co"),
+        ("diffusers", "text_encoder_2", "openai/clip-vit-large-patch14 on huggingface.co"),
+    ],
+)
+def test_a_missing_part_is_named_with_its_source(published, tmp_path, layout, name, source):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / layout, tmp_path / layout, copy_function=shutil.os.link)
+    part = copy / name
+    shutil.rmtree(part) if part.is_dir() else part.unlink()
+    with pytest.raises(CheckpointError, match=f"{copy} has no {name}: copy it from {source}"):
+        get_T2V_pipeline("cpu", conf, weights=copy)
+
+
+def test_a_checkpoint_of_another_variant_is_named(published, tmp_path):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy", copy_function=shutil.os.link)
+    (copy / "model" / CHECKPOINT).rename(copy / "model" / "kandinsky5lite_t2v_nocfg_10s.safetensors")
+    with pytest.raises(
+        CheckpointError, match="model holds kandinsky5lite_t2v_nocfg_10s.safetensors, for which there is"
+    ):
+        get_T2V_pipeline("cpu", conf, weights=copy)
+
+
+def test_a_folder_that_says_two_things_or_nothing_is_refused(published, tmp_path):
+    conf, folder, _ = published
+    with pytest.raises(
+        CheckpointError, match=f"the folder of the released weights {tmp_path / 'nowhere'} does not exist"
+    ):
+        get_T2V_pipeline("cpu", conf, weights=tmp_path / "nowhere")
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy", copy_function=shutil.os.link)
+    (copy / "transformer").mkdir()
+    with pytest.raises(CheckpointError, match="a CrossDiT in model/ and one in transformer/: move one of them away"):
+        get_T2V_pipeline("cpu", conf, weights=copy)
+
+
+def test_the_script_takes_the_folder_for_both_of_its_works(published, tmp_path, monkeypatch):
+    conf, folder, _ = published
+    image, kept = tmp_path / "image.png", tmp_path / "kept.latent.safetensors"
+    options = ["--config", str(conf), "--weights", str(folder / "diffusers"), "--path", str(image)]
+    monkeypatch.setattr("sys.argv", ["generate.py", *options, "--time-length", "0"])
+    video = generate.generate(generate.parse_args(), "cpu")
+    assert image.exists() and video.shape[2] == 1
+    save_file({"latent": torch.randn(1, 2, 4, load_config(conf).dit.out_visual_dim)}, kept)
+    monkeypatch.setattr("sys.argv", ["generate.py", *options, "--latent", str(kept)])
+    assert generate.decode_kept(generate.parse_args(), "cpu").shape == (1, 3, 1, 16, 32)
