@@ -13,7 +13,6 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch.distributed.device_mesh import DeviceMesh
 
-from . import released
 from .config import ROOT, Config, DiTConfig, load_config
 from .models.attention import choose_kernel, set_kernel
 from .models.checkpoint import CheckpointError, load_checkpoint, open_tensors
@@ -27,6 +26,7 @@ from .parallel.guidance import branches_on
 from .parallel.layout import ParallelLayout
 from .parallel.tensors import place
 from .pipeline import COMPONENTS, Kandinsky5T2VPipeline
+from .released import how_to_get, released_weights
 
 
 def build_pipeline(
@@ -203,12 +203,14 @@ def find_weights(
         paths = {name: ROOT / path for name, path in vars(config.weights).items()}
         paths |= {"tokenizer": paths["text_encoder"], "tokenizer2": paths["text_encoder2"]}
     else:
-        paths = released.places(Path(folder), config)
+        paths = released_weights(Path(folder), config)
     paths = {name: path for name, path in paths.items() if names is None or name in names}
     for name, path in paths.items():
         if not path.exists():
             message = f"{config.name} has no weights for {name}: {path} does not exist"
-            if not (ROOT / "assets").is_dir():
+            if folder is not None:
+                message += f"; {how_to_get(name, path)}"
+            elif not (ROOT / "assets").is_dir():
                 message += "; without a clone of the repository there are none: clone it, and pip install -e . there"
             raise CheckpointError(message)
         if not name.startswith("tokenizer"):

@@ -12,7 +12,24 @@ from pathlib import Path
 from .config import Config
 from .models.checkpoint import CheckpointError
 
-# Where a part is published on Hugging Face's hub, and its size in GB. {} is the variant, such as sft-5s.
+# {} is the file name of the CrossDiT, which says which variant it is.
+DOWNLOADED = {
+    "dit": "model/{}",
+    "vae": "vae",
+    "text_encoder": "text_encoder",
+    "tokenizer": "text_encoder",
+    "text_encoder2": "text_encoder2",
+    "tokenizer2": "text_encoder2",
+}
+DIFFUSERS = {
+    "dit": "transformer",
+    "vae": "vae",
+    "text_encoder": "text_encoder",
+    "tokenizer": "tokenizer",
+    "text_encoder2": "text_encoder_2",
+    "tokenizer2": "tokenizer_2",
+}
+# Where a part is published on huggingface.co, and its size in GB. {} is the variant, such as sft-5s.
 SOURCES = {
     "dit": ("kandinskylab/Kandinsky-5.0-T2V-Lite-{}", 4.6),
     "vae": ("hunyuanvideo-community/HunyuanVideo", 1.0),
@@ -23,39 +40,25 @@ SOURCES = {
 }
 
 
-def places(folder: Path, config: Config) -> dict[str, Path]:
-    """Return the path of each part of a folder, as Config.weights has them, and those of both tokenizers.
+def released_weights(folder: Path, config: Config) -> dict[str, Path]:
+    """Return where each part should be in a folder with the released weights, and the tokenizers.
 
     Raises:
-        CheckpointError: there is no such folder, it has both layouts, or a part is missing. The message says what is
-            there instead and where the part is published.
+        CheckpointError: there is no such folder, or it has both layouts.
     """
     if not folder.is_dir():
         raise CheckpointError(f"the folder of the released weights {folder} does not exist")
-    checkpoint = Path(config.weights.dit).name
-    ours = {
-        "dit": f"model/{checkpoint}",
-        "vae": "vae",
-        "text_encoder": "text_encoder",
-        "text_encoder2": "text_encoder2",
-    }
-    ours |= {"tokenizer": "text_encoder", "tokenizer2": "text_encoder2"}
-    diffusers = {"dit": "transformer", "vae": "vae", "text_encoder": "text_encoder", "text_encoder2": "text_encoder_2"}
-    diffusers |= {"tokenizer": "tokenizer", "tokenizer2": "tokenizer_2"}
     if (folder / "model").is_dir() and (folder / "transformer").is_dir():
         raise CheckpointError(f"{folder} holds a CrossDiT in model/ and one in transformer/: move one of them away")
-    layout = diffusers if (folder / "transformer").is_dir() else ours
-    for part, name in layout.items():
-        if not (folder / name).exists():
-            raise CheckpointError(_what_is_missing(folder, part, name, checkpoint))
-    return {part: folder / name for part, name in layout.items()}
+    layout = DIFFUSERS if (folder / "transformer").is_dir() else DOWNLOADED
+    return {part: folder / path.format(Path(config.weights.dit).name) for part, path in layout.items()}
 
 
-def _what_is_missing(folder: Path, part: str, name: str, checkpoint: str) -> str:
+def how_to_get(part: str, path: Path) -> str:
+    """Say where a missing part is published, and what is in its place."""
     source, size = SOURCES[part]
-    variant = "-".join(Path(checkpoint).stem.split("_")[-2:])
-    there = sorted(path.name for path in (folder / name).parent.glob("*.safetensors"))
-    instead = (
-        f"; {Path(name).parent} holds {', '.join(there)}, for which there is another configuration" if there else ""
-    )
-    return f"{folder} has no {name}: copy it from {source.format(variant)} on huggingface.co ({size} GB){instead}"
+    variant = "-".join(path.stem.split("_")[-2:])
+    message = f"copy it from {source.format(variant)} on huggingface.co ({size} GB)"
+    if there := sorted(file.name for file in path.parent.glob("*.safetensors")):
+        message += f". For {', '.join(there)}, which is there, take its own configuration"
+    return message
