@@ -129,7 +129,11 @@ class WeightsConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One YAML file of configs/."""
+    """One YAML file of configs/.
+
+    A file may name another one of its folder as its base, which must not have a base itself. It then holds only what
+    differs.
+    """
 
     name: str
     dit: DiTConfig
@@ -149,7 +153,7 @@ def load_config(path: str | Path | None = None) -> Config:
     known = {file.stem: file for file in CONFIGS.glob("*.yaml")}
     name = "mini" if path is None else str(path)
     path = known.get(name, Path(name))
-    values = _read(path)
+    values = _read_with_base(path)
     try:
         config = _build(Config, values, "")
         if not re.fullmatch(r"[\w.-]+", config.name):  # files of records are named after it
@@ -161,6 +165,22 @@ def load_config(path: str | Path | None = None) -> Config:
         )
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_with_base(path: Path) -> object:
+    values = _read(path)
+    if not isinstance(values, dict) or "base" not in values:
+        return values
+    name = values.pop("base")
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"{path}: base: {short(name)} is not the name of a file in the same folder")
+    return _merged(_read(path.with_name(name)), values)
+
+
+def _merged(base: object, changes: object) -> object:
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
 
 
 def _read(path: Path) -> object:

@@ -73,7 +73,7 @@ class Kandinsky5T2VPipeline:
             time_length: whole seconds; 0 gives an image of one frame.
             width, height: pixels, multiples of 16.
             guidance_weight: how far the guidance moves away from the negative caption. With 1 there is no guidance,
-                and a step takes one forward instead of two.
+                and a step takes one forward instead of two. A configuration with 1 allows no other.
             num_steps: Euler steps from noise to latent.
             scheduler_scale: a scale above 1 spends more of the steps near the noise.
             seed: seed of the starting noise. None draws one, the same for all ranks.
@@ -108,6 +108,11 @@ class Kandinsky5T2VPipeline:
         if not text.strip():
             raise ValueError("the prompt is empty: say what the video shows")
         sampling = check_sampling(sampling, self.config.dit.patch_size)
+        if sampling.guided and not self.config.sampling.guided:
+            raise ValueError(
+                f"{self.config.name} was made to be sampled without guidance: leave its guidance weight at 1, "
+                f"{sampling.guidance_weight:g} would spoil the video"
+            )
         self.layout.check_run(sampling, self.config.dit.patch_size)
         if seed is not None:
             seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,32 @@ def test_wrong_value(changed, key, value, message):
     with pytest.raises(ConfigError, match=message) as error:
         load_config(path)
     assert str(error.value).startswith(str(path)) and len(str(error.value)) < len(str(path)) + 300
+
+
+def test_a_configuration_holds_what_differs_from_its_base(tiny_config, tmp_path):
+    shutil.copy(tiny_config, tmp_path / "tiny.yaml")
+    path = tmp_path / "other.yaml"
+    path.write_text("base: tiny.yaml\nname: other\nsampling: {num_steps: 3}\ndit: {axes_dims: [8, 4, 4]}")
+    base, config = load_config(tiny_config), load_config(path)
+    assert config.sampling == dataclasses.replace(base.sampling, num_steps=3)
+    assert config.dit == dataclasses.replace(base.dit, axes_dims=(8, 4, 4))
+    assert (config.name, config.text, config.weights) == ("other", base.text, base.weights)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("../tiny.yaml", r"other.yaml: base: '../tiny.yaml' is not the name of a file in the same folder"),
+        ("5", r"other.yaml: base: 5 is not the name of a file"),
+        ("nowhere.yaml", r"cannot read the configuration .*nowhere.yaml: No such file"),
+        ("other.yaml", r"other.yaml: unknown key 'base'"),
+    ],
+)
+def test_a_base_that_is_none(tmp_path, base, message):
+    path = tmp_path / "other.yaml"
+    path.write_text(f"base: {base}\nname: other")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
 
 
 @pytest.mark.parametrize(

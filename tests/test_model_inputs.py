@@ -84,6 +84,13 @@ def test_embeddings_of_both_encoders_reach_the_model_in_its_dtype():
     assert torch.equal(seen[0][1], embeds.pooled.bfloat16())
 
 
+def test_a_model_that_was_distilled_without_guidance_gets_none(tiny_pipe, monkeypatch):
+    sampling = dataclasses.replace(tiny_pipe.config.sampling, guidance_weight=1.0)
+    monkeypatch.setattr(tiny_pipe, "config", dataclasses.replace(tiny_pipe.config, sampling=sampling))
+    with pytest.raises(ValueError, match="tiny was made .* without guidance: leave its guidance weight at 1, 5 would"):
+        tiny_pipe(PROMPT, time_length=0, guidance_weight=5, progress=False)
+
+
 @pytest.mark.parametrize(("seconds", "tokens"), [(0, 9), (1, 11)])
 def test_both_texts_of_an_image_are_put_in_the_template_of_images(tiny_pipe, forwards, monkeypatch, seconds, tokens):
     """The released model has learnt images with a template of their own."""

@@ -91,6 +91,22 @@ def test_how_the_talk_samples(lite):
     }
 
 
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        ("pretrain", {}),
+        ("nocfg", {"guidance_weight": 1.0}),
+        ("distilled16steps", {"num_steps": 16, "guidance_weight": 1.0, "scheduler_scale": 5.0}),
+    ],
+)
+def test_other_variants_differ_in_how_they_sample_and_in_their_weights(variant, changes):
+    base, config = load_config("lite_5s"), load_config(f"lite_{variant}_5s")
+    assert config.sampling == dataclasses.replace(base.sampling, **changes)
+    assert config.weights.dit == f"weights/lite/kandinsky5lite_t2v_{variant}_5s.safetensors"
+    same = {"sampling": base.sampling, "name": base.name, "weights": base.weights}
+    assert dataclasses.replace(config, **same) == base
+
+
 @pytest.mark.parametrize(("seconds", "frames", "tokens"), [(5, 31, 47_616), (10, 61, 93_696)])
 def test_a_video_has_so_many_tokens(seconds, frames, tokens):
     config = load_config(CONFIGS / f"lite_{seconds}s.yaml")
