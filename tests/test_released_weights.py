@@ -5,15 +5,17 @@ classes, and what our pipeline computes with them is compared with these librari
 """
 
 import dataclasses
+import re
 import shutil
 
+import check_weights
 import generate
 import pytest
 import torch
 import yaml
 from diffusers import Kandinsky5Transformer3DModel
 from helpers import MODULE_BAR, relative_difference
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.clip import CLIPConfig, CLIPVisionConfig
 
@@ -172,3 +174,45 @@ def test_the_script_takes_the_folder_for_both_of_its_works(published, tmp_path, 
     save_file({"latent": torch.randn(1, 2, 4, load_config(conf).dit.out_visual_dim)}, kept)
     monkeypatch.setattr("sys.argv", ["generate.py", *options, "--latent", str(kept)])
     assert generate.decode_kept(generate.parse_args(), "cpu").shape == (1, 3, 1, 16, 32)
+
+
+@pytest.mark.parametrize("layout", ["downloaded", "diffusers"])
+def test_the_check_names_what_is_in_a_folder(published, layout, capsys):
+    conf, folder, models = published
+    check_weights.main([str(folder / layout), "--config", str(conf)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [part, "fits,"] for part in ("dit", "vae", "text_encoder", "text_encoder2")
+    ]
+    numbers = sum(parameter.numel() for parameter in models["dit"].parameters())
+    assert f"{4 * numbers / 1e9:6.2f} GB: {numbers / 1e9:.3f} billion numbers in F32" in lines[0]
+
+
+@pytest.mark.parametrize("part", ["model", "vae", "text_encoder", "text_encoder2"])
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_the_check_finds_a_tensor_that_does_not_fit(published, tmp_path, part, damage):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
+    (file,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(
+        name
+        for name in tensors
+        if re.search(r"(layers|blocks)\.0\.", name) and not re.search("vis(ual|ion)_?(model)?\\.", name)
+    )
+    tensor = tensors.pop(name)
+    if damage == "shape":
+        tensors[name] = tensor.new_zeros(*tensor.shape, 2)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="is it made for another model" if damage == "shape" else "has no "):
+        check_weights.main([str(copy), "--config", str(conf)])
+
+
+def test_the_check_finds_an_encoder_of_another_width(published, tmp_path, tiny_values):
+    conf, folder, _ = published
+    values = yaml.safe_load(conf.read_text(encoding="utf-8"))
+    values["dit"]["in_text_dim2"] = 64
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="text_encoder2 is of width 32, but the CrossDiT's in_text_dim2 is 64"):
+        check_weights.expected("text_encoder2", folder / "downloaded" / "text_encoder2", load_config(other).dit)
