@@ -1,4 +1,4 @@
-"""Build a pipeline and its models from a configuration. Nothing else loads released or trained weights to infer.
+"""Build a pipeline and its models from a configuration. Only training loads weights elsewhere.
 
 A CrossDiT is built on the meta device, where it has sizes but no memory. It is sharded there, then filled, so that
 each rank only ever holds its own share, on its own device.
@@ -197,7 +197,7 @@ def find_weights(
     They are in a folder with the released weights or, without one, where the configuration says.
 
     Raises:
-        CheckpointError: a path does not exist, or its files are damaged.
+        CheckpointError: a path does not exist, or the header of a file is damaged.
     """
     if folder is None:
         paths = {name: ROOT / path for name, path in vars(config.weights).items()}

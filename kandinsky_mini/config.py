@@ -62,10 +62,10 @@ class DiTConfig:
 class TextConfig:
     """How prompts are encoded.
 
-    The prompt takes the place of {} in prompt_template, or in image_template for an image. The first crop_start or
-    image_crop_start tokens belong to the template and are cut off afterwards. Prompts longer than max_length tokens, or
-    pooled_max_length for CLIP, are truncated. known_words tells a person which words the model was trained on. It is
-    empty if the model takes any word.
+    The prompt takes the place of {} in prompt_template, or in image_template for an image. After encoding, the first
+    crop_start or image_crop_start tokens are dropped, which are those before the prompt. The prompt and the rest of the
+    template are cut off after max_length tokens, and for CLIP the prompt after pooled_max_length. known_words tells a
+    person which words the model was trained on. It is empty if the model takes any word.
     """
 
     prompt_template: str
@@ -131,8 +131,8 @@ class WeightsConfig:
 class Config:
     """One YAML file of configs/.
 
-    A file may name another one of its folder as its base, which must not have a base itself. It then holds only what
-    differs.
+    A file can name another file of the same folder as its base. It then holds only what differs. A base has no base of
+    its own.
     """
 
     name: str

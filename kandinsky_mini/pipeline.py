@@ -73,7 +73,7 @@ class Kandinsky5T2VPipeline:
             time_length: whole seconds; 0 gives an image of one frame.
             width, height: pixels, multiples of 16.
             guidance_weight: how far the guidance moves away from the negative caption. With 1 there is no guidance,
-                and a step takes one forward instead of two. A configuration with 1 allows no other.
+                and a step takes one forward instead of two. If the configuration says 1, no other weight is allowed.
             num_steps: Euler steps from noise to latent.
             scheduler_scale: a scale above 1 spends more of the steps near the noise.
             seed: seed of the starting noise. None draws one, the same for all ranks.
@@ -89,7 +89,7 @@ class Kandinsky5T2VPipeline:
             FloatingPointError: a model returns values that are not finite. The message names the step or the part.
 
         Warns:
-            UserWarning: a prompt has words that the model has never seen, or more tokens than it reads.
+            UserWarning: a prompt has words that the model has never seen, or more tokens than the model reads.
         """
         given = {
             "time_length": time_length,
@@ -110,7 +110,7 @@ class Kandinsky5T2VPipeline:
         sampling = check_sampling(sampling, self.config.dit.patch_size)
         if sampling.guided and not self.config.sampling.guided:
             raise ValueError(
-                f"{self.config.name} was made to be sampled without guidance: leave its guidance weight at 1, "
+                f"{self.config.name} is a model without guidance: leave its guidance weight at 1, because "
                 f"{sampling.guidance_weight:g} would spoil the video"
             )
         self.layout.check_run(sampling, self.config.dit.patch_size)

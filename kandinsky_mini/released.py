@@ -1,6 +1,6 @@
-"""Where a folder with the released weights keeps which model. It may have one of the two layouts that are published.
+"""Find each model in a folder with the released weights, in either of the two layouts that are published.
 
-what                      as the released code downloads it         as diffusers publishes it
+what                      download script of the released code       format of diffusers
 CrossDiT                  model/kandinsky5lite_t2v_....safetensors   transformer/
 VAE                       vae/                                       vae/
 Qwen, its tokenizer       text_encoder/                              text_encoder/, tokenizer/
@@ -41,7 +41,9 @@ SOURCES = {
 
 
 def released_weights(folder: Path, config: Config) -> dict[str, Path]:
-    """Return where each part should be in a folder with the released weights, and the tokenizers.
+    """Return the path of each part and of each tokenizer, whether it exists or not.
+
+    A folder without transformer/ counts as one that the released code's script has downloaded.
 
     Raises:
         CheckpointError: there is no such folder, or it has both layouts.

@@ -2,8 +2,9 @@
 
 python launch/check_weights.py FOLDER --config lite_5s
 
-It reads only the headers of the files, which takes seconds: whether all parts are there and whole, and whether names
-and shapes of their tensors fit the model. It prints a line for each part.
+Of the weights it reads only the headers. It checks that every model is there and complete, that the names and shapes of
+its tensors fit, and that the tokenizers load, and prints a line for each. In diffusers' format, it cannot tell which
+variant a CrossDiT is.
 """
 
 import argparse
@@ -13,17 +14,17 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import nn
-from transformers import AutoConfig, CLIPTextModel, Qwen2_5_VLTextModel
+from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, Qwen2_5_VLTextModel
 
 from kandinsky_mini.bench import options
 from kandinsky_mini.build import find_weights
 from kandinsky_mini.command import run
 from kandinsky_mini.config import DiTConfig, load_config
-from kandinsky_mini.models.checkpoint import CheckpointError, open_tensors
+from kandinsky_mini.models.checkpoint import CheckpointError, load_pretrained, open_tensors
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 
 BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-PICTURES = ("visual.", "vision_model.")  # of the published encoders, parts that read pictures
+PICTURES = ("visual.", "vision_model.")  # parts of the published encoders that read pictures
 ENCODERS = {"text_encoder": (Qwen2_5_VLTextModel, "in_text_dim"), "text_encoder2": (CLIPTextModel, "in_text_dim2")}
 
 
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     paths = find_weights(config, folder=args.folder)
     for part in ("dit", "vae", "text_encoder", "text_encoder2"):
         print(check(part, paths[part], expected(part, paths[part], config.dit)), flush=True)
+    for part in ("tokenizer", "tokenizer2"):
+        print(f"{part:14} loads, {len(load_pretrained(AutoTokenizer, paths[part]))} tokens, {paths[part]}", flush=True)
 
 
 if __name__ == "__main__":

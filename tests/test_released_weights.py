@@ -181,9 +181,9 @@ def test_the_check_names_what_is_in_a_folder(published, layout, capsys):
     conf, folder, models = published
     check_weights.main([str(folder / layout), "--config", str(conf)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        [part, "fits,"] for part in ("dit", "vae", "text_encoder", "text_encoder2")
-    ]
+    parts = ["dit", "vae", "text_encoder", "text_encoder2"]
+    assert [line.split()[:2] for line in lines[:4]] == [[part, "fits,"] for part in parts]
+    assert [line.split()[:2] for line in lines[4:]] == [["tokenizer", "loads,"], ["tokenizer2", "loads,"]]
     numbers = sum(parameter.numel() for parameter in models["dit"].parameters())
     assert f"{4 * numbers / 1e9:6.2f} GB: {numbers / 1e9:.3f} billion numbers in F32" in lines[0]
 
@@ -205,6 +205,15 @@ def test_the_check_finds_a_tensor_that_does_not_fit(published, tmp_path, part, d
         tensors[name] = tensor.new_zeros(*tensor.shape, 2)
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match="is it made for another model" if damage == "shape" else "has no "):
+        check_weights.main([str(copy), "--config", str(conf)])
+
+
+def test_the_check_finds_a_tokenizer_that_is_not_there(published, tmp_path):
+    """Where an encoder and its tokenizer share a folder, the folder alone does not show it."""
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
+    (copy / "text_encoder2" / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer_config.json is missing"):
         check_weights.main([str(copy), "--config", str(conf)])
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# "flash4" is flash-attn-4, "cudnn" is cuDNN's kernel in PyTorch, and "sdpa" is what PyTorch itself chooses. "auto" is
-# the first of them that can run.
+# "flash4" is flash-attn-4, "cudnn" lets PyTorch prefer cuDNN's kernel, and "sdpa" is what PyTorch itself chooses.
+# "auto" is flash4 where that can run, and otherwise cudnn on a GPU and sdpa on a CPU.
 KERNELS = ("auto", "flash4", "cudnn", "sdpa")
 # PyTorch by itself would take its flash kernel first, but on an H100 cuDNN's is faster. A kernel that does not support
 # the device or the shape is skipped.
@@ -19,7 +19,8 @@ CUDNN_FIRST = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-# With up to so many keys, as a prompt has, flash-attn-4 is slower than cuDNN's kernel, which then runs in its place.
+# Up to this number of keys, cuDNN's kernel runs in place of flash-attn-4. A prompt of Lite has at most 256, and with so
+# few flash-attn-4 is slower.
 FEW_KEYS = 1024
 
 
@@ -64,7 +65,7 @@ def _what_flash4_lacks(device: torch.device, dtype: torch.dtype, head_dim: int) 
         return "it needs a GPU"
     major, minor = torch.cuda.get_device_capability(device)
     if major not in (9, 10):
-        return f"it needs a Hopper or Blackwell GPU, and this one has compute capability {major}.{minor}"
+        return f"it needs a GPU of compute capability 9 or 10 (H100, B200), and this one has {major}.{minor}"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"it does not compute in {str(dtype).removeprefix('torch.')}"
     if head_dim > 128 or head_dim % 8:

@@ -9,13 +9,13 @@ from torch.distributed.tensor.parallel import ParallelStyle
 
 
 class ExchangeTokensForHeads(ParallelStyle):
-    """For a module with inputs and an output of (S, heads, head_dim): inside of it all tokens of a rank's own heads.
+    """Give a module all tokens of this rank's heads, and take back all heads of this rank's tokens.
 
-    Outside, each rank has all heads of its own tokens. The numbers of tokens and of heads must be divisible by the
-    number of ranks.
+    The module's inputs and its output are (S, heads, head_dim). The numbers of tokens and of heads must be divisible by
+    the number of ranks.
 
-    DTensor's redistribution from Shard(0) to Shard(1) gives the same, and copies each tensor in a kernel of its own.
-    Here a copy is an ordinary operation, which the compiler merges with what comes before or after it.
+    DTensor's redistribution from Shard(0) to Shard(1) gives the same result, but a compiler cannot look into it. Here,
+    the copy that sorts queries or keys becomes part of the kernel that rotates them.
     """
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
@@ -26,7 +26,7 @@ class ExchangeTokensForHeads(ParallelStyle):
 
 def to_heads(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
     """All heads of this rank's tokens (S / P, heads, head_dim) -> all tokens of its heads (S, heads / P, head_dim)."""
-    # The first block goes to the first rank, and so on. What arrives is in the order of the ranks, so of the tokens.
+    # Block i goes to rank i. The blocks arrive in the order of the ranks, which is the order of the tokens.
     blocks = rearrange(x, "s (ranks h) d -> (ranks s) h d", ranks=mesh.size())
     return all_to_all_single(blocks.contiguous(), None, None, mesh)
 

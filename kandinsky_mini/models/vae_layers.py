@@ -1,8 +1,8 @@
-"""Two layers of the VAE's decoder, with the same results as diffusers' but made of operations that suit a GPU.
+"""Two layers of the VAE's decoder. Their results are those of diffusers' layers up to rounding, and they suit GPUs.
 
-As they are, these two take half of the time of decoding on an H100: PyTorch computes the statistics of a group on one
-of its 132 multiprocessors, and there are 32 groups; and its kernel for padding works out where every single value
-comes from. Both layers here are for inference only.
+For the statistics of a group, PyTorch's group normalization uses one multiprocessor. There are 32 groups, and an H100
+has 132 multiprocessors. PyTorch's kernel for padding computes the source of every single value. Do not train with these
+layers: batch_norm passes no gradient to the statistics that it is given.
 """
 
 import torch
@@ -44,7 +44,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class CausalConv3d(HunyuanVideoCausalConv3d):
-    """A convolution of x (B, C, T, H, W) that repeats its borders, and along time only the first frame."""
+    """A convolution of x (B, C, T, H, W). It pads by repeating the borders of the frames, and the first frame."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(repeat_borders(x, self.time_causal_padding))

@@ -178,8 +178,8 @@ def _arithmetic(config: DiTConfig, S: int, L: int, layout: ParallelLayout, ceili
 
     # Numbers read and written, in units of D for each token. A norm reads and writes, a gated sum reads two tensors and
     # writes one, three times each; q and k are normalised and rotated, the query of cross-attention is normalised;
-    # GELU reads and writes the hidden columns. Each exchange of Ulysses counts as four passes, which suits the records:
-    # they were measured with DTensor's exchange. Ours, models/exchange.py, copies less, and was not measured yet.
+    # GELU reads and writes the hidden columns. Each exchange of Ulysses counts as two copies, which suits the records:
+    # DTensor made the exchanges then. models/exchange.py copies less, and has not been timed yet.
     passes = kept * 3 * (2 + 3) + S / P * (3 * 2 + 2 * F / D)
     if layout.kind == "ulysses" and P > 1:
         passes += S / P * 4 * 2 * 2
