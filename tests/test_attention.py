@@ -46,6 +46,7 @@ def hopper(monkeypatch) -> list[torch.Size]:
 def test_auto_takes_flash4_where_it_can_run(hopper):
     assert choose_kernel("auto", GPU, **USUAL) == choose_kernel("flash4", GPU, **USUAL) == ("flash4", "")
     assert choose_kernel("auto", CPU, **USUAL) == ("sdpa", "")
+    assert choose_kernel("auto", GPU, torch.float16, 128) == ("flash4", "")
     for kernel in ("cudnn", "sdpa"):
         assert choose_kernel(kernel, GPU, **USUAL) == (kernel, "")
 
@@ -54,7 +55,7 @@ def test_auto_takes_flash4_where_it_can_run(hopper):
     ("changes", "capability", "reason"),
     [
         ({"dtype": torch.float32}, (9, 0), "it does not compute in float32"),
-        ({"head_dim": 256}, (9, 0), "it has no kernel for heads of 256 channels"),
+        ({"head_dim": 136}, (9, 0), "it has no kernel for heads of 136 channels"),
         ({"head_dim": 20}, (9, 0), "it has no kernel for heads of 20 channels"),
         ({}, (8, 6), "it needs a GPU of compute capability 9 or 10 (H100, B200), and this one has 8.6"),
         ({}, (12, 0), "it needs a GPU of compute capability 9 or 10"),

@@ -273,7 +273,7 @@ def test_full_disk(tiny_pipe, tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {"cat.mp4", "cat.latent.safetensors"}
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError()], ids=["RuntimeError", "MemoryError"])
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), KeyboardInterrupt()], ids=type)
 def test_a_latent_that_cannot_be_decoded_is_kept(tiny_pipe, tmp_path, monkeypatch, error):
     def fail(*args):
         raise error

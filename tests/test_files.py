@@ -246,6 +246,17 @@ def test_leftovers_behind_a_link_stay(tmp_path):
     assert (tmp_path / "home" / "thesis.txt").exists()
 
 
+def test_what_another_user_left_is_not_touched(tmp_path, monkeypatch):
+    """Else anybody who shares a folder could put files into it under our name."""
+    left = tmp_path / f"{ASIDE}abc"
+    (left / "old").mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "old" / "cat.txt").write_text("not ours")
+    monkeypatch.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
+    write_text(tmp_path / "dog.txt", "ours")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "dog.txt"]
+
+
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "cat.json").write_text("old")

@@ -175,6 +175,14 @@ def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
     assert compare.predicted_steps([dataclasses.replace(ours, attention="sdpa")], tmp_path) == [None]
 
 
+def test_own_ceilings_count_before_those_that_are_published(tmp_path):
+    """Of the same kind of GPU, they are from the machine whose records are drawn."""
+    record = json.loads(next((PUBLISHED / "layouts").glob("ceilings-h100*.json")).read_text(encoding="utf-8"))
+    (tmp_path / "ceilings-own.json").write_text(json.dumps(record | {"memory_bytes": 1}))
+    kernels = {each.attention_kernel: each.memory_bytes for each in compare.ceilings_of(record["device"], tmp_path)}
+    assert kernels[record["attention_kernel"]] == 1
+
+
 def test_layouts_have_predictions_where_the_gpu_is_known(tmp_path):
     record = json.loads(next((PUBLISHED / "layouts").glob("ceilings-*.json")).read_text(encoding="utf-8"))
     group = [of_layout(text, 1.0, text_tokens=[200, 60]) for text in ("tp4", "ulysses4")]

@@ -42,8 +42,10 @@ def test_a_group_is_normalized_as_in_pytorch(shape, offset):
 
 
 def test_constant_values_do_not_become_nan():
+    """For many of them, rounding would make the variance negative."""
     quick = GroupNorm(2, 4, eps=1e-6)
-    assert torch.isfinite(quick(torch.full((1, 4, 3, 5, 5), 1234.567))).all()
+    for value in range(1, 2000, 7):
+        assert torch.isfinite(quick(torch.full((1, 4, 3, 5, 5), value / 100))).all()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from kandinsky_mini.config import FPS
 from kandinsky_mini.world.backgrounds import night
 from kandinsky_mini.world.brush import Brush, load_palette
 from kandinsky_mini.world.figures import Pose
-from kandinsky_mini.world.render import BACKDROPS, CHANCES, STRIDE, into_figure, poses, walk
+from kandinsky_mini.world.render import BACKDROPS, CHANCES, REACH, STRIDE, into_figure, poses, walk
 from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
 
@@ -107,6 +107,15 @@ def test_walks_across_and_stays_inside(motion, sign):
     assert ((share > 0.38) & (share < 0.47)).all()
     edges = torch.stack([videos[..., 0], videos[..., -1]]).int()
     assert (edges.amax(3) == edges.amin(3)).all(), "something moves at the left or right edge"
+
+
+@pytest.mark.parametrize(("pace", "position"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_the_longest_walk_ends_at_the_edge(pace, position):
+    """The tip of the figure gets there, and no further."""
+    minute = torch.tensor([60.0])
+    travelled, _ = walk(minute, torch.tensor([pace]), torch.tensor([0.0]), torch.tensor([position]), 192.0)
+    start = REACH + 8 * position
+    assert start + travelled.item() + REACH == pytest.approx(192.0, abs=0.01)
 
 
 def test_jumps_go_up_and_down():
