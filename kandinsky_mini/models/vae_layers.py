@@ -33,9 +33,9 @@ class GroupNorm(nn.GroupNorm):
         # and it reads and writes x once.
         weight, bias = (parameter.float().repeat(len(x)) for parameter in (self.weight, self.bias))
         variance = (square - mean.square()).clamp_min(0.0)
-        return F.batch_norm(x.flatten(0, 1)[None], mean.flatten(), variance.flatten(), weight, bias, eps=self.eps).view(
-            x.shape
-        )
+        channels = x.flatten(0, 1)[None]
+        normalized = F.batch_norm(channels, mean.flatten(), variance.flatten(), weight, bias, eps=self.eps)
+        return normalized.view(x.shape)
 
     def _over_groups(self, x: torch.Tensor) -> torch.Tensor:
         """Give each channel of x (B, C) the mean over its group."""
