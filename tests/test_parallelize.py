@@ -48,7 +48,7 @@ EXPECTED = {
     "talk": TENSOR_PARALLEL,
     "minimal": TENSOR_PARALLEL,
     "tp_sp": {"all_reduce": 1, "all_gather_into_tensor": 4 * BLOCKS + 3, "reduce_scatter_tensor": 3 * BLOCKS},
-    "ulysses": {"all_to_all_single": 4 * BLOCKS, "all_gather_into_tensor": 1},
+    "ulysses": {"all_to_all_single": 2 * BLOCKS, "all_gather_into_tensor": 1},
 }
 
 
@@ -74,7 +74,7 @@ def test_ulysses_gives_the_very_same_numbers(ranks):
 
 SPLIT_QUERIES = ParallelLayout("ulysses", 2, queries=2)
 # Ulysses' collectives, keys and values gathered in each block, and one more all-gather at the end.
-EXPECTED_QUERIES = {"all_to_all_single": 4 * BLOCKS, "all_gather_into_tensor": 2 * BLOCKS + 2}
+EXPECTED_QUERIES = {"all_to_all_single": 2 * BLOCKS, "all_gather_into_tensor": 2 * BLOCKS + 2}
 
 
 def test_split_queries_give_the_very_same_numbers():

@@ -1,5 +1,7 @@
 """Ulysses' exchange around self-attention: each rank trades its share of the tokens for its share of the heads."""
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -19,16 +21,20 @@ class ExchangeTokensForHeads(ParallelStyle):
     """
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        module.register_forward_pre_hook(lambda _, inputs: tuple(to_heads(x, device_mesh) for x in inputs))
+        module.register_forward_pre_hook(lambda _, inputs: to_heads(inputs, device_mesh))
         module.register_forward_hook(lambda _, inputs, output: to_tokens(output, device_mesh))
         return module
 
 
-def to_heads(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """All heads of this rank's tokens (S / P, heads, head_dim) -> all tokens of its heads (S, heads / P, head_dim)."""
+def to_heads(tensors: Sequence[torch.Tensor], mesh: DeviceMesh) -> tuple[torch.Tensor, ...]:
+    """All heads of this rank's tokens (S / P, heads, head_dim) -> all tokens of its heads (S, heads / P, head_dim).
+
+    Queries, keys and values travel together, in one all-to-all.
+    """
     # Block i goes to rank i. The blocks arrive in the order of the ranks, which is the order of the tokens.
-    blocks = rearrange(x, "s (ranks h) d -> (ranks s) h d", ranks=mesh.size())
-    return all_to_all_single(blocks.contiguous(), None, None, mesh)
+    # Ranks and tokens stay two dimensions: if they were one, the compiler would not merge this copy with the norm.
+    blocks = [rearrange(x, "s (ranks h) d -> ranks s h d", ranks=mesh.size()) for x in tensors]
+    return all_to_all_single(torch.stack(blocks, dim=2), None, None, mesh).flatten(0, 1).unbind(1)
 
 
 def to_tokens(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:

@@ -134,7 +134,7 @@ def ulysses_plan() -> Plan:
     """
     return {
         "visual_rope_embeddings": PrepareModuleOutput(output_layouts=WHOLE, desired_output_layouts=TOKENS),  # free
-        # tokens -> heads -> tokens; 4 all-to-alls (S x D), for queries, keys, values and the result
+        # tokens -> heads -> tokens; 2 all-to-alls: queries, keys and values (3 S x D), and the result (S x D)
         "visual_transformer_blocks.*.self_attention.attention": ExchangeTokensForHeads(),
     }
 

@@ -67,8 +67,9 @@ def _collectives_of_ulysses(config: DiTConfig, tokens: int, bytes_each: int, ran
     """Return the all-to-alls among the ranks that share tokens, and what those with the same heads gather."""
     activation = tokens * config.model_dim * bytes_each
     velocity = tokens * _out_width(config) * bytes_each
-    core = [("all_to_all", activation // queries, ranks)] * 4  # queries, keys, values and the result
+    core = [("all_to_all", 3 * activation // queries, ranks)]  # queries, keys and values
     core += [("all_gather", activation // ranks, queries)] * 2  # keys and values
+    core += [("all_to_all", activation // queries, ranks)]  # the result
     end = [("all_gather", velocity // queries, ranks), ("all_gather", velocity, queries)]
     modules = {f"visual_transformer_blocks.{i}.self_attention.attention": core for i in range(config.num_visual_blocks)}
     return [
@@ -178,11 +179,11 @@ def _arithmetic(config: DiTConfig, S: int, L: int, layout: ParallelLayout, ceili
 
     # Numbers read and written, in units of D for each token. A norm reads and writes, a gated sum reads two tensors and
     # writes one, three times each; q and k are normalised and rotated, the query of cross-attention is normalised;
-    # GELU reads and writes the hidden columns. Each exchange of Ulysses counts as two copies, which suits the records:
-    # DTensor made the exchanges then. models/exchange.py copies less, and has not been timed yet.
+    # GELU reads and writes the hidden columns. Ulysses copies values and results; what it does to queries and keys
+    # is part of their rotation.
     passes = kept * 3 * (2 + 3) + S / P * (3 * 2 + 2 * F / D)
     if layout.kind == "ulysses" and P > 1:
-        passes += S / P * 4 * 2 * 2
+        passes += S / P * 2 * 2
     # The output layer's norm is not compiled. For each number it reads and writes 36 bytes, and not 4.
     elementwise = ceilings.elementwise_seconds(BYTES * D * (config.num_visual_blocks * passes + 18 * kept))
     scale = config.head_dim / ceilings.head_dim
