@@ -52,10 +52,10 @@ def expected(part: str, folder: Path, dit: DiTConfig) -> nn.Module:
 def check(part: str, path: Path, model: nn.Module) -> str:
     """Compare the tensors of a part with those of its model. Return a line about them.
 
-    What a published folder holds besides, such as the layers for pictures, does not count.
+    What the folder of an encoder or of the VAE holds besides, such as the layers for pictures, does not count.
 
     Raises:
-        CheckpointError: a tensor is missing, or of another shape.
+        CheckpointError: a tensor is missing, of another shape, or quantised. The CrossDiT has one too many.
     """
     stored = {name: tensors.get_slice(key) for name, (_, tensors, key) in open_tensors(path).items()}
     # The published encoders are parts of larger models, so a prefix can stand before the names.
@@ -69,7 +69,13 @@ def check(part: str, path: Path, model: nn.Module) -> str:
         if tuple(tensor.get_shape()) != parameter.shape:
             shapes = f"{tuple(tensor.get_shape())} and not {tuple(parameter.shape)}"
             raise CheckpointError(f"{path}: {by_ending[name]} is of shape {shapes}: is it made for another model?")
+        if tensor.get_dtype() not in BYTES:
+            raise CheckpointError(
+                f"{path}: {by_ending[name]} is in {tensor.get_dtype()}, not in one of {', '.join(BYTES)}"
+            )
         kinds[tensor.get_dtype()] += parameter.numel()
+    if part == "dit" and (unknown := sorted(set(stored) - {name for name, _ in model.named_parameters()})):
+        raise CheckpointError(f"{path} has {unknown[0]}, which the model lacks: is it made for another model?")
     dtypes = " and ".join(f"{count / 1e9:.3f} billion numbers in {dtype}" for dtype, count in kinds.most_common())
     size = sum(BYTES[dtype] * count for dtype, count in kinds.items()) / 1e9
     return f"{part:14} fits, {size:6.2f} GB: {dtypes}, {path}"

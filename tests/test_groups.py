@@ -1,5 +1,6 @@
 """What a launcher's variables say is read in one place. What cannot be is refused in one line, which names a cure."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def test_a_network_interface_that_does_not_exist_is_refused(launcher, monkeypatc
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
     with pytest.raises(groups.LauncherError, match="GLOO_SOCKET_IFNAME is 'nowhere0', but .* here are .*: unset it"):
         groups.join_group("cpu")
+
+
+def test_a_network_interface_that_is_named_is_kept_also_on_one_machine(launcher, monkeypatch):
+    """Only where none is named, ranks on one machine take the loopback."""
+    launcher(**MEETING, LOCAL_WORLD_SIZE="2")
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    with pytest.raises(groups.LauncherError, match="GLOO_SOCKET_IFNAME is 'nowhere0'"):
+        groups.join_group("cpu")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    groups.join_group("cpu")
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
 
 
 def test_several_network_interfaces_may_be_named(launcher, monkeypatch):

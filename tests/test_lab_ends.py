@@ -60,6 +60,22 @@ def test_nothing_is_left_when_the_notebook_ends(how):
         os.kill(int(fork), signal.SIGKILL)
 
 
+def test_a_fork_of_the_notebook_that_ends_leaves_the_ranks_alone():
+    program = """
+import os, sys
+from kandinsky_mini import lab
+
+ranks = lab.ranks(1, kind="processes")
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+print(ranks.run(lambda mesh: "answers"), flush=True)
+ranks.stop()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "['answers']\n"), done.stderr
+
+
 def cmdline(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()

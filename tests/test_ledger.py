@@ -44,6 +44,21 @@ def test_the_formula_has_what_split_queries_send(text):
     assert Counter(counted) == Counter(predicted), "\n" + compare(predicted, counted)
 
 
+def test_after_an_error_collectives_belong_to_no_module_that_failed():
+    """A person may catch the error of a module, and communicate elsewhere."""
+
+    def fail(*_):
+        raise RuntimeError("bad")
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0].register_forward_hook(fail)
+    with simulated_ranks(2) as mesh, Ledger(model) as ledger:
+        with pytest.raises(RuntimeError, match="bad"):
+            model(torch.ones(2))
+        functional.all_reduce(torch.ones(2), "sum", mesh).wait()
+    assert [entry.module for entry in ledger.entries] == [""]
+
+
 def test_wire_bytes_of_a_block_are_those_of_the_ring():
     """A block has three all-reduces of X bytes, so each rank sends 6 (P - 1) / P X bytes."""
     x = 1000

@@ -226,7 +226,9 @@ def test_the_benchmark_s_page_has_the_records_of_other_libraries():
         quotes += [f"{start} {less(5, *pair)} time", f"and {less(10, *pair)} in 10 s of video"]
     attention = [of[5, *run].breakdown["attention"] for run in (("ours", "cfg2-ulysses2"), ("diffusers", "ulysses4"))]
     quotes.append("attention takes {:.3f} s in place of {:.3f} s".format(*attention))
-    quotes.append(f"Compared with cache-dit's `tp4` on flash-attn-4, a step takes {less(5, 'cfg2-ulysses2', 'tp4')} time")
+    quotes.append(
+        f"Compared with cache-dit's `tp4` on flash-attn-4, a step takes {less(5, 'cfg2-ulysses2', 'tp4')} time"
+    )
     assert [quote for quote in quotes if quote not in " ".join(page.split())] == []
 
 

@@ -210,6 +210,15 @@ def test_ranks_that_do_not_divide_are_refused_before_anything_is_sharded(sizes, 
     assert model.visual_transformer_blocks[0].self_attention.num_heads == HEADS
 
 
+def test_ranks_that_do_not_divide_are_refused_on_a_mesh_for_split_queries_too():
+    """Not even the hooks that cut the tokens are left on the model."""
+    model = random_model()
+    layout = ParallelLayout("ulysses", size=3, queries=2)
+    with simulated_ranks(layout) as mesh, pytest.raises(ValueError, match="8 heads are not divisible by 3"):
+        parallelize_dit(model, mesh, "ulysses")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_an_unknown_plan_is_refused():
     with (
         simulated_ranks(2) as mesh,

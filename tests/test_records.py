@@ -190,6 +190,8 @@ def test_layouts_have_predictions_where_the_gpu_is_known(tmp_path):
     path = tmp_path / "ceilings-a_gpu.json"
     path.write_text(json.dumps(record | {"device": "a GPU", "collectives": []}))
     assert compare.predicted_steps(group, tmp_path) == [None, None]
+    alone, *several = compare.predicted_steps([of_layout("tp1", 1.0, text_tokens=[200, 60]), *group], tmp_path)
+    assert alone > 1 and several == [None, None]  # one GPU needs no collectives
     path.write_text(json.dumps(record | {"device": "a GPU"}))
     slow, fast = compare.predicted_steps(group, tmp_path)
     assert 0.1 < fast < slow < 10
@@ -358,6 +360,17 @@ def test_a_sweep_runs_each_family_on_each_number_of_ranks(capsys):
         "left out: ulysses8: Ulysses",
     ]
     assert all("28 heads are not divisible by 8" in line for line in left_out)
+
+
+@pytest.mark.parametrize(("cores", "runs"), [(1, ["tp1 1"]), (2, ["tp1 1", "tp1 2", "tp2 1"])])
+def test_a_sweep_on_a_cpu_runs_nothing_twice(cores, runs, monkeypatch):
+    monkeypatch.setattr(sweep, "effective_cores", lambda: float(cores))
+    monkeypatch.setattr(sweep, "parallel_capacity", lambda cores: 1.0)
+    started = []
+    monkeypatch.setattr(sweep, "benchmark", lambda layout, options: started.append(f"{layout} {options[-1]}"))
+    config = load_config()
+    sweep.on_cpu(config.dit, config.sampling, ["tp"], [])
+    assert started == runs
 
 
 def test_a_sweep_over_some_numbers_of_ranks(capsys):

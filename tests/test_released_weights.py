@@ -189,7 +189,7 @@ def test_the_check_names_what_is_in_a_folder(published, layout, capsys):
 
 
 @pytest.mark.parametrize("part", ["model", "vae", "text_encoder", "text_encoder2"])
-@pytest.mark.parametrize("damage", ["missing", "shape"])
+@pytest.mark.parametrize("damage", ["missing", "shape", "quantised"])
 def test_the_check_finds_a_tensor_that_does_not_fit(published, tmp_path, part, damage):
     conf, folder, _ = published
     copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
@@ -203,8 +203,20 @@ def test_the_check_finds_a_tensor_that_does_not_fit(published, tmp_path, part, d
     tensor = tensors.pop(name)
     if damage == "shape":
         tensors[name] = tensor.new_zeros(*tensor.shape, 2)
+    if damage == "quantised":
+        tensors[name] = tensor.to(torch.float8_e4m3fn)
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="is it made for another model" if damage == "shape" else "has no "):
+    messages = {"missing": "has no ", "shape": "is it made for another model", "quantised": "is in F8_E4M3, not in one"}
+    with pytest.raises(CheckpointError, match=messages[damage]):
+        check_weights.main([str(copy), "--config", str(conf)])
+
+
+def test_the_check_finds_a_tensor_that_the_crossdit_lacks(published, tmp_path):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
+    (file,) = (copy / "model").glob("*.safetensors")
+    save_file(load_file(file) | {"visual_transformer_blocks.9.extra": torch.ones(1)}, file)
+    with pytest.raises(CheckpointError, match="has visual_transformer_blocks.9.extra, which the model lacks"):
         check_weights.main([str(copy), "--config", str(conf)])
 
 

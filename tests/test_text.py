@@ -103,7 +103,7 @@ def test_only_the_prompt_s_own_tokens_are_too_many(with_template, prompt, excess
     assert with_template.excess_tokens(prompt) == excess
 
 
-def test_an_image_has_a_template_of_its_own(with_template):
+def test_an_image_has_a_template_of_its_own(with_template, monkeypatch):
     """The prompt sees another text before it, and the room for the prompt stays the same."""
     ids, _ = with_template.tokenize([LONG], image=True)
     words = with_template.tokenizer.convert_ids_to_tokens(ids[0].tolist())
@@ -111,3 +111,7 @@ def test_an_image_has_a_template_of_its_own(with_template):
     image, video = (with_template.encode(SHORT, kind).text for kind in (True, False))
     assert image.shape == video.shape and not torch.allclose(image, video, atol=1e-3)
     assert with_template.excess_tokens(LONG, image=True) == 5
+    # The template of a video has one token fewer than it crops.
+    config = dataclasses.replace(with_template.config, crop_start=6)
+    monkeypatch.setattr(with_template, "config", config)
+    assert (with_template.excess_tokens(LONG, image=True), with_template.excess_tokens(LONG)) == (5, 4)

@@ -12,7 +12,7 @@ import torch
 from kandinsky_mini.config import FPS
 from kandinsky_mini.world.backgrounds import night
 from kandinsky_mini.world.brush import Brush, load_palette
-from kandinsky_mini.world.figures import Pose
+from kandinsky_mini.world.figures import Pose, leg
 from kandinsky_mini.world.render import BACKDROPS, CHANCES, REACH, STRIDE, into_figure, poses, walk
 from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
@@ -251,3 +251,16 @@ def test_stars_keep_clear_of_the_moon(place):
     stars = [call.args[1] for call in brush.ellipse.call_args_list if call.args[0] == "star"]
     assert len(stars) == 5
     assert all(abs(star - moon) > 19 + 2.3 for star in stars)  # the radius of the moon's glow, and of a star
+
+
+def test_feet_stay_on_the_ground_while_the_body_tilts():
+    """A brush tilts with the body. In its coordinates, the foot has to move so that it stays where it is."""
+    brush, zero, one = MagicMock(), torch.zeros(1), torch.ones(1)
+    standing = Pose(zero, zero, one, one, zero, one, zero, zero, zero)
+    tilt = torch.tensor([0.2])
+    places = []
+    for pose in (standing, dataclasses.replace(standing, tilt=tilt)):
+        x, y = leg(brush, "cat", pose, (12, 14), 1, 4.2)
+        cos, sin = pose.tilt.cos(), pose.tilt.sin()
+        places.append(torch.cat([cos * x - sin * y, sin * x + cos * y]))  # the inverse of into_figure
+    assert torch.allclose(*places, atol=1e-5)

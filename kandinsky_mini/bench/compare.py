@@ -42,14 +42,14 @@ def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
     configuration is unknown, or where the blocks were not compiled.
     """
     ceilings = ceilings_of(group[0].device, folder)
-    known = {each.attention_kernel: each for each in ceilings if each.collectives or group[0].ranks == 1}
+    known = {each.attention_kernel: each for each in ceilings}
     config = workload_of(group[0])
     if config is None:
         return [None] * len(group)
     tokens = tuple(group[0].text_tokens)  # one number for each forward of a step
     return [
         predict(config.dit, config.sampling, record.layout, known[record.attention], tokens).step
-        if record.attention in known
+        if record.attention in known and (record.ranks == 1 or known[record.attention].collectives)
         else None
         for record in group
     ]

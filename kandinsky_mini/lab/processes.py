@@ -58,7 +58,12 @@ class ProcessRanks:
             ],
             start_new_session=True,  # so that it survives when the notebook's group is killed or interrupted
         )
-        self._cluster = ipyparallel.Cluster(n=count, profile_dir=self._folder, log_level=logging.ERROR)
+        self._cluster = ipyparallel.Cluster(
+            n=count,
+            profile_dir=self._folder,
+            log_level=logging.ERROR,
+            shutdown_atexit=False,  # a fork of the notebook would do it as well
+        )
         ProcessRanks._running = self
         atexit.register(self.stop)
         try:
