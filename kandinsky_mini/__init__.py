@@ -24,6 +24,7 @@ def get_T2V_pipeline(
     layout: ParallelLayout | str | None = None,
     attention: str = "auto",
     weights: str | Path | None = None,
+    offload: bool = False,
 ) -> Kandinsky5T2VPipeline:
     """Load the models of a configuration, each onto its device, and shard the CrossDiT over the ranks.
 
@@ -42,6 +43,8 @@ def get_T2V_pipeline(
             PyTorch chooses, and "auto" takes the first of them that can run.
         weights: a folder with the released weights, in one of the layouts that kandinsky_mini/released.py shows. The
             default is where the configuration says.
+        offload: let the models wait in the CPU's memory, each on its device only while it works. Lite then needs
+            less memory on a GPU, and a few seconds more for each video.
 
     Raises:
         ValueError: device_map has other keys or names a device that this machine lacks, the layout does not fit the
@@ -52,4 +55,4 @@ def get_T2V_pipeline(
     # Imported here because build loads transformers and diffusers, and `import kandinsky_mini` should be quick.
     from .build import build_pipeline
 
-    return build_pipeline(device_map, conf_path, layout, attention, weights)
+    return build_pipeline(device_map, conf_path, layout, attention, weights, offload)

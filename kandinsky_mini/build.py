@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from .config import ROOT, Config, DiTConfig, load_config
@@ -35,6 +36,7 @@ def build_pipeline(
     layout: ParallelLayout | str | None = None,
     attention: str = "auto",
     weights: str | Path | None = None,
+    offload: bool = False,
 ) -> Kandinsky5T2VPipeline:
     """Build what get_T2V_pipeline returns. Its docstring explains the arguments and the errors."""
     devices = resolve_devices(device_map)
@@ -47,7 +49,8 @@ def build_pipeline(
         return load_text_embedder(*encoders, config.text, compute_dtype(device), tokenizers).to(device)
 
     fill = partial(load_weights, path=found["dit"], device=devices["dit"])
-    return assemble(config, devices, layout, attention, fill, embedder, partial(build_vae, config, found["vae"]))
+    vae = partial(build_vae, config, found["vae"])
+    return assemble(config, devices, layout, attention, fill, embedder, vae, offload)
 
 
 def assemble(
@@ -58,19 +61,24 @@ def assemble(
     fill: Callable[[DiffusionTransformer3D], object],
     embedder: Callable[[torch.device], TextEmbedder],
     vae: Callable[[torch.device], AutoencoderKLHunyuanVideo],
+    offload: bool = False,
 ) -> Kandinsky5T2VPipeline:
-    """Join the ranks, and make the models of which this rank has a part. The last three arguments say how."""
+    """Join the ranks, and make the models of which this rank has a part: fill, embedder and vae say how."""
     mesh = join(layout, devices["dit"])
-    dit = build_dit(
-        config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention
+
+    def built(model: nn.Module) -> nn.Module:
+        return model.to("cpu") if offload else model  # before the next one needs the memory
+
+    dit = built(
+        build_dit(config.dit, devices["dit"], fill, mesh and mesh[layout.dimensions], layout.plan, attention=attention)
     )
     first = rank() == 0
     models = (
-        embedder(devices["text_embedder"]) if first else None,
-        vae(devices["vae"]) if first or config.vae.tiling else None,
+        built(embedder(devices["text_embedder"])) if first else None,
+        built(vae(devices["vae"])) if first or config.vae.tiling else None,
     )
     wait_until_loaded()
-    return Kandinsky5T2VPipeline(devices, dit, *models, config, layout, branches_on(mesh))
+    return Kandinsky5T2VPipeline(devices, dit, *models, config, layout, branches_on(mesh), offload)
 
 
 def build_decoder(

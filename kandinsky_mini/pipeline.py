@@ -1,8 +1,9 @@
 """From a prompt to a video: encode the text, sample a latent, decode it, save it."""
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ COMPONENTS = ("dit", "vae", "text_embedder")
 class Kandinsky5T2VPipeline:
     """The models of one configuration, each on its device. device_map has the keys of COMPONENTS.
 
+    With offload, the models wait in the CPU's memory, and each is on its device only while it works.
+
     Under a launcher each rank has a pipeline, and all ranks must call theirs in the same way. Rank 0 encodes the text,
     shows the progress and saves. The others hold their shard of the CrossDiT and, where it decodes in pieces, the VAE.
     """
@@ -40,6 +43,7 @@ class Kandinsky5T2VPipeline:
         config: Config,
         layout: ParallelLayout | None = None,
         branches: Branches = map,
+        offload: bool = False,
     ):
         self.device_map = device_map
         self.dit = dit
@@ -48,6 +52,7 @@ class Kandinsky5T2VPipeline:
         self.config = config
         self.layout = layout or ParallelLayout()
         self.branches = branches
+        self.offload = offload
 
     def __call__(
         self,
@@ -125,23 +130,25 @@ class Kandinsky5T2VPipeline:
                 self._warn_about(negative_caption, "negative caption", image)
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
-            embeds = self.text_embedder.encode(text, image).to("cpu")
-            null_embeds = self.text_embedder.encode(negative_caption, image).to("cpu") if sampling.guided else None
+            with self.on_its_device("text_embedder"):
+                embeds = self.text_embedder.encode(text, image).to("cpu")
+                null_embeds = self.text_embedder.encode(negative_caption, image).to("cpu") if sampling.guided else None
             # torch.seed() would reseed the caller as well.
             return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed
 
         embeds, null_embeds, seed = from_rank_0(prepare, long_work="encoding the text")
         device = self.device_map["dit"]
-        latent = generate(
-            self.dit,
-            draw_noise((*sampling.latent_size, self.config.dit.in_visual_dim), seed).to(device),
-            embeds.to(device),
-            null_embeds and null_embeds.to(device),
-            sampling,
-            progress=progress and first,
-            callback=callback if first else None,
-            branches=self.branches,
-        )
+        with self.on_its_device("dit"):
+            latent = generate(
+                self.dit,
+                draw_noise((*sampling.latent_size, self.config.dit.in_visual_dim), seed).to(device),
+                embeds.to(device),
+                null_embeds and null_embeds.to(device),
+                sampling,
+                progress=progress and first,
+                callback=callback if first else None,
+                branches=self.branches,
+            )
         if not first:
             if self.vae is not None:
                 self.decode(latent)  # this rank's share of the pieces
@@ -161,8 +168,23 @@ class Kandinsky5T2VPipeline:
         returns the video.
         """
         pieces = over_ranks if self.config.vae.tiling and self.layout.ranks > 1 else map
-        video = vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"]), pieces)
+        with self.on_its_device("vae"):
+            video = vae_coding.decode(self.vae, latent[None].to(self.device_map["vae"]), pieces)
         return None if video is None else video.cpu()
+
+    @contextlib.contextmanager
+    def on_its_device(self, name: str) -> Iterator[None]:
+        """Have a model on its device in this context. With offload, it waits in the CPU's memory before and after."""
+        if not self.offload:
+            yield
+            return
+        model = getattr(self, name)
+        model.to(self.device_map[name])
+        try:
+            yield
+        finally:
+            model.to("cpu")
+            torch.cuda.empty_cache()  # the next model needs the memory
 
     def _warn_about(self, text: str, what: str, image: bool) -> None:
         """Warn about words of a text that the model has never seen, and about those that will be cut off."""

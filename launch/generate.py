@@ -26,6 +26,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", help="YAML configuration (default: mini)")
     parser.add_argument("--weights", help="folder with the released weights (default: what the configuration names)")
+    parser.add_argument(
+        "--offload", action="store_true", help="let each model wait in the CPU's memory while others work"
+    )
     parser.add_argument("--device", help="device for all models (default: cuda if there is a GPU, else cpu)")
     parser.add_argument(
         "--layout", help="how the CrossDiT is split over the ranks, such as cfg2-tp4 (default: tp over all ranks)"
@@ -69,7 +72,7 @@ def generate(args: argparse.Namespace, device: str):
     from kandinsky_mini import get_T2V_pipeline
     from kandinsky_mini.models.dit import compile_blocks
 
-    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention, args.weights)
+    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention, args.weights, args.offload)
     if args.compile:
         compile_blocks(pipe.dit)
     return pipe(

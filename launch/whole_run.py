@@ -55,6 +55,13 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
         sys.exit(f"error: --device-map: {error}")
 
 
+def limit_memory(devices: dict[str, torch.device], gigabytes: float) -> None:
+    """Let PyTorch take no more than this on each GPU, as if the GPU had no more."""
+    for device in {device for device in devices.values() if device.type == "cuda"}:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / whole), device)
+
+
 def can_save() -> bool:
     return importlib.util.find_spec("imageio_ffmpeg") is not None
 
@@ -79,9 +86,10 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
     text = 0.0
     if rank() == 0:
-        pipe.text_embedder.encode(PROMPT)
-        encode = pipe.text_embedder.encode
-        text = measure.timed(lambda: [encode(prompt) for prompt in prompts], devices["text_embedder"])
+        with pipe.on_its_device("text_embedder"):
+            pipe.text_embedder.encode(PROMPT)
+            encode = pipe.text_embedder.encode
+            text = measure.timed(lambda: [encode(prompt) for prompt in prompts], devices["text_embedder"])
     for device in {device for device in devices.values() if device.type == "cuda"}:
         measure.forget_peak(device)  # the peak of building the models is not of interest
     watch = measure.Stopwatch(devices["dit"])
@@ -107,6 +115,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--layout", help="how the CrossDiT is split over the ranks (default: tp over all ranks)")
     parser.add_argument("--attention", choices=KERNELS, default="auto", help="kernel of the CrossDiT's attention")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the visual blocks; default: on a GPU")
+    parser.add_argument("--offload", action="store_true", help="let models that do not work wait in the CPU's memory")
+    parser.add_argument(
+        "--memory", type=options.between(1, 1e6), help="GB that PyTorch may take on each GPU (default: all there is)"
+    )
     parser.add_argument("--out", type=options.folder, default=str(FOLDER), help="the folder of the record")
     args = parser.parse_args(argv)
 
@@ -120,15 +132,17 @@ def main(argv: list[str] | None = None) -> None:
         devices = resolve_devices(devices)
     if can_save() and rank() == 0:
         check_can_save(args.out / "video.mp4")  # a broken encoder would otherwise show at the very end
+    if args.memory:
+        limit_memory(devices, args.memory)
     parts: dict[str, float | None] = {}
     used, steps, compiled = {}, [], False
     if not args.only_saving:
         used = devices
         try:
             if args.random_weights:
-                pipe = random_pipeline(config, devices, layout, args.attention)
+                pipe = random_pipeline(config, devices, layout, args.attention, args.offload)
             else:
-                pipe = get_T2V_pipeline(devices, args.config, layout, args.attention)
+                pipe = get_T2V_pipeline(devices, args.config, layout, args.attention, offload=args.offload)
         except CheckpointError as error:
             error.add_note("To run without a checkpoint, add --random-weights.")
             raise
@@ -160,6 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         peak_bytes=peaks,
         parts=parts,
         device_map={name: str(device) for name, device in used.items()},
+        offload=args.offload,
         threads=torch.get_num_threads(),
     )
     path = record.save(args.out)

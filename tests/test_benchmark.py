@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import benchmark
 import precision
@@ -31,6 +32,7 @@ from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.layout import ParallelLayout
+from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import generate, predict_velocity
 
 CPU = torch.device("cpu")
@@ -325,6 +327,34 @@ def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
     assert set(record.parts) == {"text", "vae", "save"}
     assert min(record.parts.values()) > 0
     assert record.device_map == {"dit": "cpu", "vae": "cpu", "text_embedder": "cpu"}
+
+
+def test_a_whole_run_with_offload_has_a_record_of_its_own(tiny_config, tmp_path, monkeypatch):
+    """It is beside the one without. What is timed runs on the model's device, too: text and decoding come twice."""
+    places, on_its_device = [], Kandinsky5T2VPipeline.on_its_device
+    monkeypatch.setattr(
+        Kandinsky5T2VPipeline,
+        "on_its_device",
+        lambda *args: (places.append((args[1], args[0].offload)), on_its_device(*args))[1],
+    )
+    options = ["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path), "--memory", "24"]
+    for more in ([], ["--offload"]):
+        whole_run.main([*options, *more])
+    assert sorted(record.offload for record in load_records(tmp_path)) == [False, True]
+    parts = ["text_embedder", "text_embedder", "dit", "vae", "vae"]
+    assert places == [(part, offload) for offload in (False, True) for part in parts]
+
+
+def test_memory_is_limited_on_each_gpu_once(monkeypatch):
+    limits = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: limits.append((share, str(device)))
+    )
+    devices = dict(zip("abc", map(torch.device, ("cuda:0", "cuda:0", "cpu")), strict=True))
+    whole_run.limit_memory(devices, 24)
+    whole_run.limit_memory(devices, 100)
+    assert limits == [(0.3, "cuda:0"), (1.0, "cuda:0")]
 
 
 def test_a_whole_run_is_computed_for_the_steps_of_the_configuration(tiny_config, tmp_path, monkeypatch, capsys):

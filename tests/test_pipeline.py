@@ -8,9 +8,12 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
 
 from kandinsky_mini import get_T2V_pipeline, pipeline
 from kandinsky_mini.config import FPS
+from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.text_embedders import TextEmbedder
 from kandinsky_mini.sampling import draw_noise, time_steps
 from kandinsky_mini.saving import latent_kept, latent_path
 
@@ -254,3 +257,38 @@ def test_an_error_between_the_branches_is_one_of_their_exchange(tiny_pipe, monke
     with pytest.raises(RuntimeError) as raised:
         tiny_pipe(PROMPT, seed=1, progress=False)
     assert raised.value.__notes__ == ["in step 1 of 3, in the exchange of the branches"]
+
+
+@pytest.fixture
+def places(tiny_config, monkeypatch):
+    """Build a pipeline that offloads. Return it, and where its models are after each move. cpu:0 plays the GPU."""
+    where, moves, to = {}, [], torch.nn.Module.to
+    names = {DiffusionTransformer3D: "dit", AutoencoderKLHunyuanVideo: "vae", TextEmbedder: "text_embedder"}
+
+    def move(module: torch.nn.Module, *args) -> torch.nn.Module:
+        if type(module) in names:
+            where[names[type(module)]] = str(args[0])
+            moves.append({name for name, place in where.items() if place == "cpu:0"})
+        return to(module, *args)
+
+    monkeypatch.setattr(torch.nn.Module, "to", move)
+    return get_T2V_pipeline("cpu:0", tiny_config, offload=True), moves
+
+
+def test_with_offload_each_model_is_on_its_device_only_while_it_works(places, tiny_pipe):
+    """While they are loaded, too: none is still there when the next one comes."""
+    pipe, moves = places
+    assert moves == [set(), {"text_embedder"}, set(), {"vae"}, set()]
+    moves.clear()
+    video = pipe(PROMPT, num_steps=1, seed=1, progress=False)
+    assert moves == [{"text_embedder"}, set(), {"dit"}, set(), {"vae"}, set()]
+    assert torch.equal(video, tiny_pipe(PROMPT, num_steps=1, seed=1, progress=False))
+
+
+def test_with_offload_a_model_that_fails_leaves_its_device(places, monkeypatch):
+    pipe, moves = places
+    moves.clear()
+    monkeypatch.setattr(pipe.dit, "forward", lambda *_: torch.full((1,), math.nan))
+    with pytest.raises(FloatingPointError):
+        pipe(PROMPT, num_steps=1, seed=1, progress=False)
+    assert moves == [{"text_embedder"}, set(), {"dit"}, set()]

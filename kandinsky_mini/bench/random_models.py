@@ -42,7 +42,11 @@ def draw_weights(model: nn.Module, device: torch.device, seed: int = 0) -> nn.Mo
 
 
 def random_pipeline(
-    config: Config, devices: dict[str, torch.device], layout: ParallelLayout, attention: str = "auto"
+    config: Config,
+    devices: dict[str, torch.device],
+    layout: ParallelLayout,
+    attention: str = "auto",
+    offload: bool = False,
 ) -> Kandinsky5T2VPipeline:
     """Build a pipeline of the real classes at the real sizes. Each rank holds what it would hold of a checkpoint."""
 
@@ -50,7 +54,7 @@ def random_pipeline(
         return random_vae(config.vae.tiling, device, compute_dtype(device))
 
     fill = partial(draw_weights, device=devices["dit"])
-    return assemble(config, devices, layout, attention, fill, partial(random_text_embedder, config), vae)
+    return assemble(config, devices, layout, attention, fill, partial(random_text_embedder, config), vae, offload)
 
 
 def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:

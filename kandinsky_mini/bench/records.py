@@ -37,6 +37,7 @@ class Record:
     peak_bytes: the peak memory of each rank or, in a whole run, of each device.
     weight_bytes: the bytes of CrossDiT weights that each rank holds.
     parts: the seconds of what a whole run does once: "text", "vae" and "save". None means not measured.
+    offload: in a whole run, whether models that did not work waited in the CPU's memory.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
     engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.
     """
@@ -60,6 +61,7 @@ class Record:
     weight_bytes: list[int] = field(default_factory=list)
     parts: dict[str, float | None] = field(default_factory=dict)
     device_map: dict[str, str] = field(default_factory=dict)
+    offload: bool = False
     threads: int = 1
     capacity: float | None = None
     engine: str = "ours"
@@ -88,6 +90,7 @@ class Record:
             self.plan,
             *([f"tokens_{'_'.join(map(str, self.text_tokens))}"] if self.text_tokens else []),
             *([f"{self.gpus}gpus"] if self.parts else []),
+            *(["offload"] if self.offload else []),
             *(["cfg"] if self.layout.cfg > 1 else []),
             self.layout.kind,
         )
