@@ -65,7 +65,8 @@ class TextConfig:
     The prompt takes the place of {} in prompt_template, or in image_template for an image. After encoding, the first
     crop_start or image_crop_start tokens are dropped, which are those before the prompt. The prompt and the rest of the
     template are cut off after max_length tokens, and for CLIP the prompt after pooled_max_length. known_words tells a
-    person which words the model was trained on. It is empty if the model takes any word.
+    person which words the model was trained on. It is empty if the model takes any word. expansion_template asks Qwen
+    to describe a prompt in more detail. It is empty if the encoder cannot write.
     """
 
     prompt_template: str
@@ -76,6 +77,7 @@ class TextConfig:
     pooled_max_length: int
     negative_prompt: str
     known_words: str
+    expansion_template: str
 
     def template(self, image: bool) -> tuple[str, int]:
         """Return the template of an image or of a video, and how many tokens are cut off."""
@@ -234,7 +236,7 @@ def _check_model(dit: DiTConfig) -> None:
 
 
 def _check_text(text: TextConfig) -> None:
-    for name in ("prompt_template", "image_template"):
+    for name in ("prompt_template", "image_template", *(["expansion_template"] if text.expansion_template else [])):
         template = getattr(text, name)
         before, _, after = template.partition("{}")
         if "{}" not in template or set("{}") & set(before + after):

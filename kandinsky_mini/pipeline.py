@@ -65,6 +65,7 @@ class Kandinsky5T2VPipeline:
         scheduler_scale: float | None = None,
         seed: int | None = None,
         negative_caption: str | None = None,
+        expand_prompts: bool | None = None,
         save_path: str | Path | None = None,
         progress: bool = True,
         callback: Callable[[int, torch.Tensor], None] | None = None,
@@ -83,6 +84,8 @@ class Kandinsky5T2VPipeline:
             scheduler_scale: a scale above 1 spends more of the steps near the noise.
             seed: seed of the starting noise. None draws one, the same for all ranks.
             negative_caption: what the guidance moves away from.
+            expand_prompts: let Qwen describe the prompt in more detail first. None does so where the configuration has
+                an expansion_template.
             save_path: .mp4 for a video, .png for an image. If the run fails, a file that was there stays as it was. If
                 decoding or saving fails, the latent is kept beside it, and launch/generate.py can go on from there.
             progress: show a progress bar.
@@ -119,6 +122,10 @@ class Kandinsky5T2VPipeline:
                 f"{sampling.guidance_weight:g} would spoil the video"
             )
         self.layout.check_run(sampling, self.config.dit.patch_size)
+        if expand_prompts and not self.config.text.expansion_template:
+            raise ValueError(f"{self.config.name} cannot expand prompts: it has no expansion_template")
+        if expand_prompts is None:
+            expand_prompts = bool(self.config.text.expansion_template)
         if seed is not None:
             seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
         first, image = rank() == 0, sampling.time_length == 0
@@ -131,7 +138,10 @@ class Kandinsky5T2VPipeline:
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
             with self.on_its_device("text_embedder"):
-                embeds = self.text_embedder.encode(text, image).to("cpu")
+                prompt = self.text_embedder.expand(text) if expand_prompts else text
+                if progress and prompt != text:
+                    print(f"expanded prompt: {prompt}", flush=True)
+                embeds = self.text_embedder.encode(prompt, image).to("cpu")
                 null_embeds = self.text_embedder.encode(negative_caption, image).to("cpu") if sampling.guided else None
             # torch.seed() would reseed the caller as well.
             return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed

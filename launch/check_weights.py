@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, Qwen2_5_VLTex
 from kandinsky_mini.bench import options
 from kandinsky_mini.build import find_weights
 from kandinsky_mini.command import run
-from kandinsky_mini.config import DiTConfig, load_config
+from kandinsky_mini.config import Config, load_config
 from kandinsky_mini.models.checkpoint import CheckpointError, load_pretrained, open_tensors
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 
@@ -28,7 +28,7 @@ PICTURES = ("visual.", "vision_model.")  # parts of the published encoders that 
 ENCODERS = {"text_encoder": (Qwen2_5_VLTextModel, "in_text_dim"), "text_encoder2": (CLIPTextModel, "in_text_dim2")}
 
 
-def expected(part: str, folder: Path, dit: DiTConfig) -> nn.Module:
+def expected(part: str, folder: Path, ours: Config) -> nn.Module:
     """Build a part on the meta device. Those of other libraries have the sizes that their own folder says.
 
     Raises:
@@ -36,16 +36,19 @@ def expected(part: str, folder: Path, dit: DiTConfig) -> nn.Module:
     """
     with torch.device("meta"):
         if part == "dit":
-            return DiffusionTransformer3D(dit)
+            return DiffusionTransformer3D(ours.dit)
         if part == "vae":
             model = AutoencoderKLHunyuanVideo.from_config(AutoencoderKLHunyuanVideo.load_config(folder))
             name, width = "in_visual_dim", model.config.latent_channels
         else:
             kind, name = ENCODERS[part]
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model, width = kind(config.get_text_config()), config.get_text_config().hidden_size
-    if width != getattr(dit, name):
-        raise CheckpointError(f"{folder} is of width {width}, but the CrossDiT's {name} is {getattr(dit, name)}")
+            text = config.get_text_config()
+            model, width = kind(text), text.hidden_size
+            if part == "text_encoder" and ours.text.expansion_template and not config.tie_word_embeddings:
+                model.lm_head = nn.Linear(width, text.vocab_size, bias=False)  # it writes the longer prompts
+    if width != getattr(ours.dit, name):
+        raise CheckpointError(f"{folder} is of width {width}, but the CrossDiT's {name} is {getattr(ours.dit, name)}")
     return model
 
 
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(args.config)
     paths = find_weights(config, folder=args.folder)
     for part in ("dit", "vae", "text_encoder", "text_encoder2"):
-        print(check(part, paths[part], expected(part, paths[part], config.dit)), flush=True)
+        print(check(part, paths[part], expected(part, paths[part], config)), flush=True)
     for part in ("tokenizer", "tokenizer2"):
         print(f"{part:14} loads, {len(load_pretrained(AutoTokenizer, paths[part]))} tokens, {paths[part]}", flush=True)
 

@@ -24,6 +24,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--guidance-weight", type=float)
     parser.add_argument("--scheduler-scale", type=float)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--expand-prompts",
+        action=argparse.BooleanOptionalAction,
+        help="let Qwen describe the prompt in more detail first (default: what the configuration says)",
+    )
     parser.add_argument("--config", help="YAML configuration (default: mini)")
     parser.add_argument("--weights", help="folder with the released weights (default: what the configuration names)")
     parser.add_argument(
@@ -84,6 +89,7 @@ def generate(args: argparse.Namespace, device: str):
         num_steps=args.num_steps,
         scheduler_scale=args.scheduler_scale,
         seed=args.seed,
+        expand_prompts=args.expand_prompts,
         save_path=args.path,
     )
 

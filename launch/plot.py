@@ -27,7 +27,7 @@ from kandinsky_mini.parallel.ceilings import PUBLISHED_CEILINGS
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999"
 DOING = {"attention": BLUE, "linear": GREEN, "communication": ORANGE, "rest": PURPLE, "idle": GREY}
-OUTSIDE = {"CrossDiT": BLUE, "text": PURPLE, "vae": GREEN, "save": GREY}
+OUTSIDE = {"CrossDiT": BLUE, "expand": ORANGE, "text": PURPLE, "vae": GREEN, "save": GREY}
 STYLES = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
 
 

@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,17 +80,20 @@ def time_of_saving(seconds: int, height: int, width: int) -> float | None:
 
 
 def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
-    """Return the seconds of each step, the first and slower one included, and those of encoding and of decoding.
+    """Return the seconds of each step, the first and slower one included, and those of the other parts.
 
     Rank 0 measures the steps and the text, and waits for the others' share of the decoding.
     """
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
-    text = 0.0
+    parts = {}
     if rank() == 0:
         with pipe.on_its_device("text_embedder"):
             pipe.text_embedder.encode(PROMPT)
             encode = pipe.text_embedder.encode
-            text = measure.timed(lambda: [encode(prompt) for prompt in prompts], devices["text_embedder"])
+            parts["text"] = measure.timed(lambda: [encode(prompt) for prompt in prompts], devices["text_embedder"])
+            if pipe.text_embedder.writer is not None:
+                expand = partial(pipe.text_embedder.expand, PROMPT)
+                parts["expand"] = measure.timed(expand, devices["text_embedder"])
     for device in {device for device in devices.values() if device.type == "cuda"}:
         measure.forget_peak(device)  # the peak of building the models is not of interest
     watch = measure.Stopwatch(devices["dit"])
@@ -98,8 +102,8 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
         print(f"video {tuple(video.shape)}, {video.dtype}")
     latent = draw_noise((*pipe.config.sampling.latent_size, pipe.config.dit.out_visual_dim), seed=1)
     gather_from_all("ready to decode")
-    vae = measure.timed(lambda: pipe.decode(latent), devices["vae"]) if pipe.vae is not None else 0.0
-    return watch.seconds, {"text": text, "vae": vae}
+    parts["vae"] = measure.timed(lambda: pipe.decode(latent), devices["vae"]) if pipe.vae is not None else 0.0
+    return watch.seconds, parts
 
 
 def main(argv: list[str] | None = None) -> None:

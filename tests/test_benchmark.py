@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ import torch
 import whole_run
 from helpers import MODULE_BAR, ROOT, relative_difference
 
+from kandinsky_mini import get_T2V_pipeline
 from kandinsky_mini.bench import measure
 from kandinsky_mini.bench.peers import DiffusersDiT
 from kandinsky_mini.bench.random_models import draw_weights, random_text_embedder, random_vae
@@ -29,6 +31,7 @@ from kandinsky_mini.config import CONFIGS, DiTConfig, load_config
 from kandinsky_mini.models import nn as model_parts
 from kandinsky_mini.models.checkpoint import to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.text_embedders import TextEmbedder
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.parallel.cost import predict_collectives
 from kandinsky_mini.parallel.layout import ParallelLayout
@@ -343,6 +346,19 @@ def test_a_whole_run_with_offload_has_a_record_of_its_own(tiny_config, tmp_path,
     assert sorted(record.offload for record in load_records(tmp_path)) == [False, True]
     parts = ["text_embedder", "text_embedder", "dit", "vae", "vae"]
     assert places == [(part, offload) for offload in (False, True) for part in parts]
+
+
+def test_a_whole_run_times_the_expansion_of_a_prompt_where_there_is_one(tiny_config, tmp_path, monkeypatch):
+    def load(*args, **options) -> Kandinsky5T2VPipeline:
+        pipe = get_T2V_pipeline(*args, **options)
+        pipe.text_embedder.writer = torch.nn.Identity()
+        return pipe
+
+    monkeypatch.setattr(whole_run, "get_T2V_pipeline", load)
+    monkeypatch.setattr(TextEmbedder, "expand", lambda self, prompt: time.sleep(0.2))
+    whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+    (record,) = load_records(tmp_path)
+    assert record.parts["expand"] >= 0.2 and set(record.parts) == {"expand", "text", "vae", "save"}
 
 
 def test_memory_is_limited_on_each_gpu_once(monkeypatch):

@@ -95,6 +95,7 @@ def test_a_whole_number_is_a_float_too(changed):
         ("text.image_template", "no place for it", "text: image_template: 'no place for it' needs one {}"),
         ("text.image_crop_start", -1, "text: image_crop_start must be a whole number, 0 to 131072, not -1"),
         ("text.max_length", 0, "text: max_length must be a whole number, 1 to 131072, not 0; the nearest is 1"),
+        ("text.expansion_template", "more", "text: expansion_template: 'more' needs one {}, and no other braces"),
         ("text.crop_start", -1, "text: crop_start must be a whole number, 0 to 131072, not -1; the nearest is 0"),
         ("dit.num_visual_blocks", 0, "dit: num_visual_blocks must be a whole number, 1 to 1000, not 0"),
         ("dit.num_visual_blocks", 10**7, "dit: num_visual_blocks must be a whole number, 1 to 1000, not 10000000"),

@@ -52,13 +52,22 @@ def test_every_option_reaches_the_pipeline(monkeypatch):
     given |= {"scheduler_scale": 6.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     built = {"--config": "c.yaml", "--layout": "tp4", "--attention": "cudnn", "--weights": "lite"}
-    words = [*options, *itertools.chain(*built.items()), "--offload", "--prompt", "a pig", "--path", "pig.mp4"]
+    words = [
+        *options,
+        *itertools.chain(*built.items()),
+        "--offload",
+        "--no-expand-prompts",
+        "--prompt",
+        "a pig",
+        "--path",
+        "pig.mp4",
+    ]
     monkeypatch.setattr(sys, "argv", ["generate.py", *words])
     pipe = mock.MagicMock()
     with mock.patch("kandinsky_mini.get_T2V_pipeline", return_value=pipe) as get:
         assert generate.generate(generate.parse_args(), "cpu") is pipe.return_value
     get.assert_called_once_with("cpu", *built.values(), True)
-    pipe.assert_called_once_with("a pig", save_path="pig.mp4", **given)
+    pipe.assert_called_once_with("a pig", save_path="pig.mp4", expand_prompts=False, **given)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None or " " in torch.__file__, reason="PyTorch's compiler needs these")

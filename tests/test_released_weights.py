@@ -37,6 +37,7 @@ def published(tiny_values, tmp_path_factory):
     """Write both layouts. Return the configuration, the folders, and the models that were written."""
     folder = tmp_path_factory.mktemp("published")
     text = tiny_values["text"] | {"prompt_template": "the dog dances. {}", "crop_start": 5}
+    text |= {"expansion_template": "say more: {} the dog"}
     weights = tiny_values["weights"] | {"dit": f"weights/lite/{CHECKPOINT}"}
     conf = folder / "tiny.yaml"
     conf.write_text(yaml.safe_dump(tiny_values | {"text": text, "weights": weights}), encoding="utf-8")
@@ -117,6 +118,47 @@ def test_both_layouts_give_one_video(published):
         for layout in ("downloaded", "diffusers")
     ]
     assert torch.equal(*videos) and videos[0].float().std() > 1
+
+
+@pytest.fixture
+def expanding(published):
+    """Load a pipeline that expands prompts. Return it and what the library's own model writes, which is one answer."""
+    conf, folder, models = published
+    pipe = get_T2V_pipeline("cpu", conf, weights=folder / "downloaded")
+    template = pipe.config.text.expansion_template
+    ids = torch.tensor([pipe.text_embedder.tokenizer(template.replace("{}", PROMPT))["input_ids"]])
+    answer = models["qwen"].generate(ids, do_sample=False, max_new_tokens=256)[0, ids.shape[1] :]
+    return pipe, pipe.text_embedder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_a_prompt_is_expanded_by_the_encoder_s_own_model(expanding, monkeypatch, capsys):
+    """Without drawing, so that a prompt always has the same video, and once: the negative prompt stays as it is."""
+    pipe, answer = expanding
+    assert len(answer.split()) > 5 and pipe.text_embedder.writer.model.visual is None
+    assert pipe.text_embedder.writer.model.language_model is pipe.text_embedder.text_encoder
+    pipe.text_embedder.writer.generation_config.update(do_sample=True, temperature=9.0)  # what a published file may say
+    assert pipe.text_embedder.expand(PROMPT) == answer
+    encoded, encode = [], pipe.text_embedder.encode
+    monkeypatch.setattr(pipe.text_embedder, "encode", lambda *args: (encoded.append(args[0]), encode(*args))[1])
+    pipe(PROMPT, time_length=0, num_steps=1, seed=1)
+    assert encoded == [answer, pipe.config.text.negative_prompt]
+    assert f"expanded prompt: {answer}\n" in capsys.readouterr().out
+    pipe(PROMPT, time_length=0, num_steps=1, seed=1, expand_prompts=False, progress=False)
+    assert encoded[2] == PROMPT
+
+
+def test_an_empty_answer_leaves_the_prompt(expanding, monkeypatch):
+    pipe, _ = expanding
+    asked = []
+    monkeypatch.setattr(pipe.text_embedder.writer, "generate", lambda ids, **how: (asked.append(how), ids)[1])
+    assert pipe.text_embedder.expand(PROMPT) == PROMPT
+    assert asked[0]["generation_config"].max_new_tokens == 256  # as in the released code
+
+
+def test_a_model_that_cannot_write_refuses_to_expand(tiny_pipe):
+    with pytest.raises(ValueError, match="tiny cannot expand prompts: it has no expansion_template"):
+        tiny_pipe(PROMPT, expand_prompts=True)
+    assert tiny_pipe.text_embedder.writer is None
 
 
 @pytest.mark.parametrize(
@@ -220,6 +262,15 @@ def test_the_check_finds_a_tensor_that_the_crossdit_lacks(published, tmp_path):
         check_weights.main([str(copy), "--config", str(conf)])
 
 
+def test_the_check_finds_that_the_encoder_cannot_write(published, tmp_path):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
+    (file,) = (copy / "text_encoder").glob("*.safetensors")
+    save_file({name: x for name, x in load_file(file).items() if name != "lm_head.weight"}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="has no lm_head.weight"):
+        check_weights.main([str(copy), "--config", str(conf)])
+
+
 def test_the_check_finds_a_tokenizer_that_is_not_there(published, tmp_path):
     """Where an encoder and its tokenizer share a folder, the folder alone does not show it."""
     conf, folder, _ = published
@@ -236,4 +287,4 @@ def test_the_check_finds_an_encoder_of_another_width(published, tmp_path, tiny_v
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(CheckpointError, match="text_encoder2 is of width 32, but the CrossDiT's in_text_dim2 is 64"):
-        check_weights.expected("text_encoder2", folder / "downloaded" / "text_encoder2", load_config(other).dit)
+        check_weights.expected("text_encoder2", folder / "downloaded" / "text_encoder2", load_config(other))

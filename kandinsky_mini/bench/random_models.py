@@ -7,11 +7,17 @@ from functools import partial
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
+)
 
 from ..build import assemble, compute_dtype
 from ..config import Config, TextConfig
-from ..models.text_embedders import TextEmbedder
+from ..models.text_embedders import TextEmbedder, without_pictures
 from ..models.vae import set_tiling
 from ..models.vae_layers import quicken_decoder
 from ..parallel.layout import ParallelLayout
@@ -65,7 +71,7 @@ def random_vae(tiling: bool, device: torch.device, dtype: torch.dtype) -> Autoen
 
 
 def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
-    """Build the text path of Qwen2.5-VL 7B and the text model of CLIP ViT-L/14, at their published sizes.
+    """Build Qwen2.5-VL 7B without its part for pictures and CLIP ViT-L/14's text model, at their published sizes.
 
     Mini's tokenizer takes the place of theirs. It gives one token for each word, so the template has another length.
     """
@@ -90,6 +96,8 @@ def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
         rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         **ids,
     )
+    small = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}  # it is left out
+    all_of_qwen = Qwen2_5_VLConfig(text_config=qwen.to_dict(), vision_config=small, **ids)
     clip = CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=config.dit.in_text_dim2,
@@ -101,9 +109,7 @@ def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
     )
     # Built on the device where they stay, because they compute some of their buffers while they are built.
     with torch.device(device):
-        encoders = (
-            Qwen2_5_VLTextModel._from_config(qwen, dtype=dtype),
-            CLIPTextModel._from_config(clip, dtype=torch.float32),
-        )
+        writer = without_pictures(Qwen2_5_VLForConditionalGeneration._from_config(all_of_qwen, dtype=dtype))
+        encoder2 = CLIPTextModel._from_config(clip, dtype=torch.float32)
     tokenizer2 = new_tokenizer(text.pooled_max_length)
-    return TextEmbedder(encoders[0], tokenizer, encoders[1], tokenizer2, text).eval()
+    return TextEmbedder(writer.model.language_model, tokenizer, encoder2, tokenizer2, text, writer).eval()

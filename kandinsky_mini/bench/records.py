@@ -36,7 +36,8 @@ class Record:
     wire_bytes: what the rank that sends most sends in one step, in a ring.
     peak_bytes: the peak memory of each rank or, in a whole run, of each device.
     weight_bytes: the bytes of CrossDiT weights that each rank holds.
-    parts: the seconds of what a whole run does once: "text", "vae" and "save". None means not measured.
+    parts: the seconds of what a whole run does once: "expand" (the prompt), "text", "vae" and "save". None means not
+        measured.
     offload: in a whole run, whether models that did not work waited in the CPU's memory.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
     engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.

@@ -1,22 +1,31 @@
 """From text to embeddings: Qwen2.5-VL's text path encodes the words, CLIP's text model encodes the prompt as a whole.
 
-Both classes are transformers' own. They load mini's tiny encoders as well as the released ones.
+The classes are transformers' own. They load mini's tiny encoders as well as the released ones.
 """
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, Qwen2_5_VLTextModel
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextModel,
+)
 
 from ..config import TextConfig
 from ..limits import check_finite
 from .checkpoint import load_pretrained
 from .text_embeds import TextEmbeds
 
+EXPANSION_TOKENS = 256  # the longest answer, as in the released code
+
 
 class TextEmbedder(nn.Module):
-    """Hold both text encoders and their tokenizers."""
+    """Hold both text encoders and their tokenizers. The writer is the model that the first encoder is a part of."""
 
     def __init__(
         self,
@@ -25,11 +34,12 @@ class TextEmbedder(nn.Module):
         text_encoder2: CLIPTextModel,
         tokenizer2: PreTrainedTokenizerBase,
         config: TextConfig,
+        writer: Qwen2_5_VLForConditionalGeneration | None = None,
     ):
         super().__init__()
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.text_encoder2, self.tokenizer2 = text_encoder2, tokenizer2
-        self.config = config
+        self.config, self.writer = config, writer
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +85,19 @@ class TextEmbedder(nn.Module):
         check_finite(pooled, "the pooled text embedding")
         return TextEmbeds(text[0], pooled[0])
 
+    @torch.no_grad()
+    def expand(self, prompt: str) -> str:
+        """Return the writer's longer description of what a prompt says.
+
+        Each token is the likeliest one, so the same prompt gets the same answer. An empty answer gives the prompt back.
+        """
+        question = self.config.expansion_template.replace("{}", prompt)
+        ids = torch.tensor([self.tokenizer(question)["input_ids"]], device=self.device)
+        settings = copy.deepcopy(self.writer.generation_config)
+        settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=EXPANSION_TOKENS)
+        answer = self.writer.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        return self.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip() or prompt
+
     def excess_tokens(self, prompt: str, image: bool = False) -> int:
         """Return how many tokens of the prompt are beyond the configuration's max_length. `encode` cuts these off."""
         template, crop_start = self.config.template(image)
@@ -102,15 +125,29 @@ def load_text_embedder(
 ) -> TextEmbedder:
     """Load both encoders and their tokenizers from folders that save_pretrained wrote.
 
+    If the configuration has an expansion_template, all of Qwen is loaded, apart from what reads pictures.
+
     Args:
         dtype: that of Qwen. CLIP stays in float32, as in the released code.
         tokenizers: the folders of the tokenizers, by default those of their encoders.
     """
     tokenizer, tokenizer2 = tokenizers or (text_encoder, text_encoder2)
+    if config.expansion_template:
+        writer = without_pictures(load_pretrained(Qwen2_5_VLForConditionalGeneration, text_encoder, dtype=dtype))
+        qwen = writer.model.language_model
+    else:
+        writer, qwen = None, load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype)
     return TextEmbedder(
-        load_pretrained(Qwen2_5_VLTextModel, text_encoder, dtype=dtype),
+        qwen,
         load_pretrained(AutoTokenizer, tokenizer),
         load_pretrained(CLIPTextModel, text_encoder2, dtype=torch.float32),
         load_pretrained(AutoTokenizer, tokenizer2),
         config,
+        writer,
     ).eval()
+
+
+def without_pictures(qwen: Qwen2_5_VLForConditionalGeneration) -> Qwen2_5_VLForConditionalGeneration:
+    """Free the memory of the part that reads pictures, and return the model. It can still read and write text."""
+    qwen.model.visual = None
+    return qwen
