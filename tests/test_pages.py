@@ -14,12 +14,13 @@ from helpers import NOTEBOOKS, ROOT
 
 from kandinsky_mini.bench import compare
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
-from kandinsky_mini.config import load_config
+from kandinsky_mini.config import CONFIGS, load_config
 from kandinsky_mini.parallel.ceilings import load_ceilings
 from kandinsky_mini.parallel.cost import predict
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 PAGES = [ROOT / "README.md", *(ROOT / "kandinsky_mini").rglob("README.md"), PUBLISHED / "README.md"]
+PAGES += (ROOT / "launch").glob("*.md")
 CODE = ("kandinsky_mini", "launch", "tests")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -361,3 +362,42 @@ def test_the_curve_of_the_vae_ends_at_the_quality_that_was_measured(monkeypatch,
     log = (ROOT / "assets" / "weights" / "mini" / "training.jsonl").read_text(encoding="utf-8").splitlines()
     measured = [record["psnr_held_out"] for record in map(json.loads, log) if "psnr_held_out" in record]
     assert statistics.mean(drawn[0][-20:]) == pytest.approx(measured[-1], abs=2)
+
+
+def memory_rows() -> list[str]:
+    """Return the table of memory: what the cost model predicts for a rank, and the largest peak in the records."""
+    of: dict[tuple[int, str], list[int]] = {}
+    for record in [*load_records(PUBLISHED / "layouts"), *load_records(PUBLISHED / "peers")]:
+        if record.engine == "ours":
+            of.setdefault((record.seconds_of_video, str(record.layout)), []).extend(record.peak_bytes)
+    rows = []
+    for text in ("tp1", "tp2", "cfg2-tp1", "ulysses2", "tp4", "cfg2-ulysses2", "cfg2-tp4", "cfg2-ulysses4"):
+        layout, cells = ParallelLayout.parse(text), []
+        for config in map(load_config, ("lite_5s", "lite_10s")):
+            predicted = predict(config.dit, config.sampling, layout, load_ceilings()).peak_bytes
+            measured = of.get((config.sampling.time_length, text))
+            cells += [f"{predicted / 1e9:.1f} GB", f"{max(measured) / 1e9:.1f} GB" if measured else "–"]
+        rows.append(f"| {layout.ranks} | `{text}` | {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_page_of_the_released_weights_has_the_memory_of_the_records():
+    page = read("launch", "released_weights.md")
+    table = page.split("| 10 s of video, predicted | measured |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == memory_rows()
+    (whole,) = [record for record in load_records(PUBLISHED) if "whole" in record.name and "lite_10s" in record.name]
+    peaks = dict(zip(whole.device_map, whole.peak_bytes, strict=True))
+    head = 152_064 * load_config("lite_5s").dit.in_text_dim * 2  # Qwen's vocabulary, in bfloat16
+    page = " ".join(page.split())
+    assert f"{whole.name}.json) took {peaks['text_embedder'] / 1e9:.1f} GB, without the {head / 1e9:.1f} GB" in page
+    assert f"The VAE took at most {peaks['vae'] / 1e9:.1f} GB" in page
+
+
+def test_the_page_of_the_released_weights_names_every_configuration_and_options_that_exist():
+    page = read("launch", "released_weights.md")
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(path.stem for path in CONFIGS.glob("lite*.yaml"))
+    (talk,) = re.findall(r"```\n(torchrun.*?)```", page, re.DOTALL)
+    assert [line.split("--path ")[1] for line in talk.splitlines()] == [f"./test{i}.mp4" for i in (1, 2, 3)]
+    options = set(re.findall(r"--[a-z-]+", read("launch", "generate.py"))) | {"--nproc-per-node"}
+    assert set(re.findall(r"--[a-z-]+", talk)) <= options
