@@ -9,6 +9,8 @@ import psutil
 import pytest
 from helpers import ROOT
 
+from kandinsky_mini.command import run_program
+
 
 @pytest.mark.parametrize(
     "start",
@@ -39,3 +41,16 @@ def test_a_signal_ends_the_program_that_a_script_started(tmp_path, start):
         process.wait()
         if run and run.is_running():
             run.kill()
+
+
+def test_an_interrupt_ends_a_program_and_is_passed_on(monkeypatch):
+    started = []
+
+    def interrupted(process: subprocess.Popen) -> None:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_program([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert started[0].returncode == -signal.SIGTERM

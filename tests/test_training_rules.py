@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, SamplingConfig, load_config
+from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, ROOT, SamplingConfig, load_config
+from kandinsky_mini.models.checkpoint import open_tensors
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.models.vae import decode, encode
 from kandinsky_mini.sampling import generate
@@ -73,6 +74,17 @@ def test_all_ranks_end_at_the_same_step_by_the_clock_of_rank_0(clock, monkeypatc
     for _ in range(40):
         budget.count_step()
     assert budget.progress == 0.5
+
+
+def test_ranks_ask_rank_0_for_its_clock_every_20_steps(clock, monkeypatch):
+    """Asking is a broadcast, which all of them must make at the same step."""
+    monkeypatch.setattr(budgets, "world_size", lambda: 2)
+    budget, asked = Budget(WITHOUT_END, minutes=1, started=0.0), []
+    monkeypatch.setattr(budgets, "from_rank_0", lambda make: (asked.append(budget.step), make())[1])
+    clock.seconds = 61.0
+    for _ in range(40):
+        budget.count_step()
+    assert asked == [20, 40] and budget.spent
 
 
 def test_the_learning_rate_warms_up_and_then_falls_along_a_cosine_to_zero():
@@ -363,3 +375,15 @@ def test_a_prompt_came_true_only_if_all_of_its_attributes_did():
     shares = score(scorer, torch.zeros(3, 3, 1, 8, 8, dtype=torch.uint8), scenes)
     expected = {"animal": 2 / 3, "colour": 1.0, "motion": 1.0, "background": 2 / 3, "all": 1 / 3}
     assert shares == pytest.approx(expected)
+
+
+def test_fresh_models_have_the_sizes_of_the_published_ones():
+    """Training could not go on from the published weights otherwise."""
+    config = load_config()
+    embedder = new_text_embedder(config)
+    fresh = {"text_encoder": embedder.text_encoder, "text_encoder2": embedder.text_encoder2}
+    fresh["vae"] = new_vae(config.dit.in_visual_dim)
+    for part, model in fresh.items():
+        stored = open_tensors(ROOT / getattr(config.weights, part))
+        shapes = {name: tuple(tensors.get_slice(key).get_shape()) for name, (_, tensors, key) in stored.items()}
+        assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == shapes, part

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from kandinsky_mini.config import FPS
+from kandinsky_mini.world import figures
 from kandinsky_mini.world.backgrounds import night
 from kandinsky_mini.world.brush import Brush, load_palette
-from kandinsky_mini.world.figures import Pose, leg
+from kandinsky_mini.world.figures import FIGURES, Pose, leg
 from kandinsky_mini.world.render import BACKDROPS, CHANCES, REACH, STRIDE, into_figure, poses, walk
 from kandinsky_mini.world.render import render as render_at
 from kandinsky_mini.world.scenes import ALLOWED, BACKGROUNDS, COLOURS, Scene, all_scenes, is_held_out
@@ -264,3 +265,13 @@ def test_feet_stay_on_the_ground_while_the_body_tilts():
         cos, sin = pose.tilt.cos(), pose.tilt.sin()
         places.append(torch.cat([cos * x - sin * y, sin * x + cos * y]))  # the inverse of into_figure
     assert torch.allclose(*places, atol=1e-5)
+
+
+@pytest.mark.parametrize("animal", FIGURES)
+def test_an_animal_has_all_its_legs_and_half_of_them_step_at_a_time(animal, monkeypatch):
+    steps, zero, one = [], torch.zeros(1), torch.ones(1)
+    for part in ("torso", "hat", "eyes"):
+        monkeypatch.setattr(figures, part, lambda *args, **options: None)
+    monkeypatch.setattr(figures, "leg", lambda brush, colour, pose, hip, step, width: (steps.append(step), hip)[1])
+    FIGURES[animal](MagicMock(), Pose(zero, zero, one, one, zero, one, zero, zero, zero))
+    assert len(steps) == (2 if animal == "duck" else 4) and sum(steps) == 0
