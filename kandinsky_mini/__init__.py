@@ -43,8 +43,8 @@ def get_T2V_pipeline(
             PyTorch chooses, and "auto" takes the first of them that can run.
         weights: a folder with the released weights, in one of the layouts that kandinsky_mini/released.py shows. The
             default is where the configuration says.
-        offload: let the models wait in the CPU's memory, each on its device only while it works. Lite then needs
-            less memory on a GPU, and a few seconds more for each video.
+        offload: let the models wait in the CPU's memory, each on its device only while it works. A GPU then needs less
+            memory, and a video takes longer, because the models are moved.
 
     Raises:
         ValueError: device_map has other keys or names a device that this machine lacks, the layout does not fit the

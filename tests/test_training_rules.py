@@ -1,5 +1,6 @@
 """What the training's page and options promise: when it ends, its learning rate, what it is shown, what ranks share."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from kandinsky_mini.config import FPS, FRAMES_PER_LATENT, ROOT, SamplingConfig, 
 from kandinsky_mini.models.checkpoint import open_tensors
 from kandinsky_mini.models.text_embeds import TextEmbeds
 from kandinsky_mini.models.vae import decode, encode
-from kandinsky_mini.sampling import generate
+from kandinsky_mini.sampling import draw_noise, generate
 from kandinsky_mini.training import budget as budgets
 from kandinsky_mini.training import dit as dit_training
 from kandinsky_mini.training import gradients as training_gradients
@@ -22,7 +23,7 @@ from kandinsky_mini.training import stages
 from kandinsky_mini.training import vae as vae_training
 from kandinsky_mini.training.budget import Budget
 from kandinsky_mini.training.dataset import CaptionBuckets
-from kandinsky_mini.training.dit import LENGTHS, flow_loss, length_weights, train_dit
+from kandinsky_mini.training.dit import LENGTHS, TextToLatent, flow_loss, generate_videos, length_weights, train_dit
 from kandinsky_mini.training.fresh_models import new_text_embedder, new_vae
 from kandinsky_mini.training.gradients import Gradients
 from kandinsky_mini.training.scorer import score
@@ -387,3 +388,15 @@ def test_fresh_models_have_the_sizes_of_the_published_ones():
         stored = open_tensors(ROOT / getattr(config.weights, part))
         shapes = {name: tuple(tensors.get_slice(key).get_shape()) for name, (_, tensors, key) in stored.items()}
         assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == shapes, part
+
+
+def test_videos_to_judge_are_those_of_the_pipeline_whatever_the_lengths_of_the_prompts(tiny_pipe):
+    prompts, config = ["a cat in a red hat", "a dog", "a pig in a red hat"], tiny_pipe.config
+    picture = dataclasses.replace(config.sampling, time_length=0, num_steps=1)
+    shape = (*picture.latent_size, config.dit.in_visual_dim)
+    noise = torch.stack([draw_noise(shape, seed) for seed in range(3)])
+    model = TextToLatent(tiny_pipe.dit, tiny_pipe.text_embedder)
+    videos = generate_videos(model, tiny_pipe.vae, prompts, noise, picture)
+    for seed, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
+        alone = tiny_pipe(prompt, time_length=0, num_steps=1, seed=seed, progress=False)[0]
+        assert (video.int() - alone.int()).abs().max() <= 1, prompt  # a batch rounds in another way
