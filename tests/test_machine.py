@@ -1,5 +1,6 @@
 """The parallel capacity of a machine is what several processes really do at once, as many as one could do alone."""
 
+import os
 from argparse import ArgumentTypeError
 from types import SimpleNamespace
 
@@ -69,9 +70,13 @@ def test_the_limit_of_a_container_beats_the_number_of_cores(monkeypatch):
         assert machine.effective_cores() == cores
 
 
-def test_the_interconnect_is_that_of_the_first_two_gpus(monkeypatch):
-    table = "\tGPU0\tGPU1\tGPU2\tCPU\nGPU0\t X \tNV18\tSYS\t0-15\nGPU1\tNV18\t X \tPIX\t0-15\n"
-    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=table))
+def test_the_interconnect_is_that_of_the_first_two_gpus(monkeypatch, tmp_path):
+    """A program takes the place of the driver's, which this machine may lack."""
+    table, program = tmp_path / "table", tmp_path / "nvidia-smi"
+    table.write_text("\tGPU0\tGPU1\tGPU2\tCPU\nGPU0\t X \tNV18\tSYS\t0-15\nGPU1\tNV18\t X \tPIX\t0-15\n")
+    program.write_text(f'#!/bin/sh\n[ "$*" = "topo -m" ] && cat "{table}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert [machine.interconnect(gpus) for gpus in (1, 2, 4)] == ["none", "NV18", "NV18"]
 
 

@@ -178,17 +178,25 @@ def test_the_background_has_random_numbers_of_its_own(monkeypatch):
 LEFT_TO_CHANCE = {"meadow": [0, 1, 2, 3], "beach": [0, 1, 2], "snow": [0, 1, 2, 3], "night": [0, 1, 3]}
 
 
+def backdrop(name: str, changed: int | None = None, canvas: float = 0.0) -> torch.Tensor:
+    """Paint a background with all random numbers alike, but for one of them."""
+    x, y = (torch.arange(96) + 0.5).view(1, 1, 1, 1, 96) * 2, 128 - (torch.arange(64) + 0.5).view(1, 1, 1, 64, 1) * 2
+    brush = Brush(torch.full((1, 3, 1, 64, 96), canvas), x, y, 2.0, load_palette("cpu"))
+    luck = [torch.full((1, 1, 1, 1, 1), 0.8 if number == changed else 0.4) for number in range(4)]
+    BACKDROPS[name](brush, luck, 192.0)
+    return brush.image
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_a_background_covers_the_whole_canvas(name):
+    """The canvas is not cleaned before, so it may hold anything."""
+    assert torch.equal(backdrop(name, canvas=0.0), backdrop(name, canvas=1.0))
+
+
 @pytest.mark.parametrize("name", BACKGROUNDS)
 def test_each_random_number_of_a_background_moves_something_in_it(name):
-    x, y = (torch.arange(96) + 0.5).view(1, 1, 1, 1, 96) * 2, 128 - (torch.arange(64) + 0.5).view(1, 1, 1, 64, 1) * 2
-
-    def painted(changed: int | None = None) -> torch.Tensor:
-        brush = Brush(torch.zeros(1, 3, 1, 64, 96), x, y, 2.0, load_palette("cpu"))
-        luck = [torch.full((1, 1, 1, 1, 1), 0.8 if number == changed else 0.4) for number in range(4)]
-        BACKDROPS[name](brush, luck, 192.0)
-        return brush.image
-
-    assert [number for number in range(4) if not torch.equal(painted(number), painted())] == LEFT_TO_CHANCE[name]
+    whole = backdrop(name)
+    assert [n for n in range(4) if not torch.equal(backdrop(name, changed=n), whole)] == LEFT_TO_CHANCE[name]
 
 
 def test_hold_out_ignores_the_background():
