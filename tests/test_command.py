@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import psutil
 import pytest
 from helpers import ROOT
 
-from kandinsky_mini.command import run_program
+from kandinsky_mini.command import run, run_program
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,25 @@ def test_an_interrupt_ends_a_program_and_is_passed_on(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_program([sys.executable, "-c", "import time; time.sleep(600)"])
     assert started[0].returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (RuntimeError("shapes do not fit"), RuntimeError),  # a mistake in the code keeps its traceback
+        (RuntimeError("CUDA out of memory. Tried much"), SystemExit),
+        (MemoryError(), SystemExit),
+        (ValueError("wrong"), SystemExit),
+        (TypeError("wrong"), TypeError),
+    ],
+)
+def test_only_errors_that_a_person_can_cure_become_a_line(error, ending, monkeypatch):
+    def fail() -> None:
+        raise error
+
+    streams = SimpleNamespace(stdout=mock.MagicMock(), stderr=mock.MagicMock(), exit=sys.exit)
+    monkeypatch.setattr("kandinsky_mini.command.sys", streams)
+    with pytest.raises(ending) as raised:
+        run(fail)
+    assert (raised.value is error) == (ending is not SystemExit)
+    streams.stdout.reconfigure.assert_called_once_with(errors="replace")

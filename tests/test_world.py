@@ -283,3 +283,8 @@ def test_an_animal_has_all_its_legs_and_half_of_them_step_at_a_time(animal, monk
     monkeypatch.setattr(figures, "leg", lambda brush, colour, pose, hip, step, width: (steps.append(step), hip)[1])
     FIGURES[animal](MagicMock(), Pose(zero, zero, one, one, zero, one, zero, zero, zero))
     assert len(steps) == (2 if animal == "duck" else 4) and sum(steps) == 0
+
+
+def test_a_video_that_is_larger_than_the_caches_is_painted_alone():
+    """So many pixels that not even one video fits into what is painted at once."""
+    assert render([all_scenes()[0]], 1, seeded(1), 1200, 1200).shape == (1, 3, 1, 1200, 1200)
