@@ -1,5 +1,6 @@
 """The benchmark's scripts write down what really ran, and refuse bad options before anything runs."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -22,14 +23,14 @@ import whole_run
 from helpers import MODULE_BAR, ROOT, relative_difference
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.bench import measure
+from kandinsky_mini.bench import measure, options
 from kandinsky_mini.bench.peers import DiffusersDiT
 from kandinsky_mini.bench.random_models import draw_weights, random_text_embedder, random_vae
 from kandinsky_mini.bench.records import Record, load_records
 from kandinsky_mini.build import build_dit
 from kandinsky_mini.config import CONFIGS, DiTConfig, load_config
 from kandinsky_mini.models import nn as model_parts
-from kandinsky_mini.models.checkpoint import to_released
+from kandinsky_mini.models.checkpoint import CheckpointError, to_released
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.text_embedders import TextEmbedder
 from kandinsky_mini.models.text_embeds import TextEmbeds
@@ -359,6 +360,32 @@ def test_a_whole_run_times_the_expansion_of_a_prompt_where_there_is_one(tiny_con
     whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
     (record,) = load_records(tmp_path)
     assert record.parts["expand"] >= 0.2 and set(record.parts) == {"expand", "text", "vae", "save"}
+
+
+def test_a_broken_encoder_shows_before_the_models_are_loaded(tiny_config, tmp_path, monkeypatch):
+    def refuse(path) -> None:
+        assert path.parent == tmp_path
+        raise ValueError("no encoder")
+
+    monkeypatch.setattr(whole_run, "check_can_save", refuse)
+    monkeypatch.setattr(whole_run, "get_T2V_pipeline", lambda *args, **options: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match="no encoder"):
+        whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+
+
+def test_a_whole_run_without_weights_says_how_to_do_without(tmp_path):
+    with pytest.raises(CheckpointError) as raised:
+        whole_run.main(["--config", "lite_5s", "--steps", "2", "--out", str(tmp_path)])
+    assert raised.value.__notes__ == ["To run without a checkpoint, add --random-weights."]
+
+
+def test_a_folder_that_cannot_hold_a_record_is_refused(tmp_path, monkeypatch):
+    def refuse(path) -> None:
+        raise ValueError("the disk is full")
+
+    monkeypatch.setattr(options, "check_writable", refuse)
+    with pytest.raises(argparse.ArgumentTypeError, match="the disk is full"):
+        options.folder(str(tmp_path))
 
 
 def test_memory_is_limited_on_each_gpu_once(monkeypatch):

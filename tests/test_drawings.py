@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from kandinsky_mini import lab
 from kandinsky_mini.config import load_config
+from kandinsky_mini.lab.drawings import block as block_drawing
+from kandinsky_mini.lab.drawings import canvas
 from kandinsky_mini.lab.drawings.block import WEIGHTS, block, crossdit
 from kandinsky_mini.lab.drawings.canvas import MEETING, MIXED, RANK_COLOURS
 from kandinsky_mini.lab.drawings.lanes import megatron
@@ -254,3 +257,28 @@ def figures(dit, inputs):
 def test_text_is_large_enough_for_a_slide_and_inside_the_figure(dit, inputs):
     for figure in figures(dit, inputs):
         assert_text_is_readable(figure)
+
+
+def test_an_arrow_goes_through_its_points_and_ends_at_the_last():
+    axis = plt.figure().subplots()
+    canvas.arrow(axis, (0, 0), (0, 1), (2, 1))
+    (line,), (head,) = axis.lines, axis.texts
+    assert list(zip(*line.get_data(), strict=True)) == [(0, 0), (0, 1)]
+    assert (head.xyann, head.xy) == ((0, 1), (2, 1))
+    plt.close(axis.figure)
+
+
+def test_the_grid_of_a_matrix_runs_between_its_cells():
+    axis = plt.figure().subplots()
+    canvas.rule(axis, 2, 3, "white")
+    assert list(axis.get_xticks()) == [-0.5, 0.5, 1.5, 2.5] and list(axis.get_yticks()) == [-0.5, 0.5, 1.5]
+    plt.close(axis.figure)
+
+
+@pytest.mark.parametrize(("name", "entered"), [("self_attention", 3), ("cross_attention", 1)])
+def test_tokens_go_into_every_projection_that_reads_them(name, entered, monkeypatch):
+    """In cross-attention, keys and values are of the text."""
+    starts = []
+    monkeypatch.setattr(block_drawing, "arrow", lambda axis, *points: starts.append(points[0][0]))
+    block_drawing.draw_attention(None, lambda *args, **options: None, name)
+    assert starts.count(block_drawing.SCALE + 0.6) == entered

@@ -92,6 +92,7 @@ def frame(axis) -> str:
 
 
 def marked(axis) -> list[tuple[float, float]]:
+    assert not any(patch.get_fill() for patch in axis.patches)  # what is marked is still seen
     return [patch.get_xy() for patch in axis.patches]
 
 

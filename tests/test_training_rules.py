@@ -400,3 +400,18 @@ def test_videos_to_judge_are_those_of_the_pipeline_whatever_the_lengths_of_the_p
     for seed, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
         alone = tiny_pipe(prompt, time_length=0, num_steps=1, seed=seed, progress=False)[0]
         assert (video.int() - alone.int()).abs().max() <= 1, prompt  # a batch rounds in another way
+
+
+def test_a_stage_waits_until_its_file_is_there(tmp_path, monkeypatch):
+    path, slept = tmp_path / "latents", []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            path.touch()
+
+    monkeypatch.setattr(stages, "time", SimpleNamespace(sleep=sleep))
+    stages.wait_for(path)
+    assert len(slept) == 3
+    stages.wait_for(path)
+    assert len(slept) == 3

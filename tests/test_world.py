@@ -288,3 +288,10 @@ def test_an_animal_has_all_its_legs_and_half_of_them_step_at_a_time(animal, monk
 def test_a_video_that_is_larger_than_the_caches_is_painted_alone():
     """So many pixels that not even one video fits into what is painted at once."""
     assert render([all_scenes()[0]], 1, seeded(1), 1200, 1200).shape == (1, 3, 1, 1200, 1200)
+
+
+def test_feet_spread_outwards_in_a_hop():
+    zero, one = torch.zeros(1), torch.ones(1)
+    hop = Pose(zero, zero, one, one, zero, one, zero, zero, airborne=one)
+    (ahead, _), (behind, _) = (leg(MagicMock(), "cat", hop, (x, 14), 1, 4.2) for x in (12, -20))
+    assert (ahead.item(), behind.item()) == (15, -23)

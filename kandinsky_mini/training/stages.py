@@ -111,6 +111,12 @@ def need_for_dit(run: Run) -> tuple[Path, Path, Path]:
     return run.need("vae", "vae"), run.need("scorer.safetensors", "scorer"), run.need(latents_path(run).name, "latents")
 
 
+def wait_for(path: Path) -> None:
+    """Wait until another stage, which runs at the same time, has written a file."""
+    while not path.exists():
+        time.sleep(1.0)
+
+
 def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.device) -> None:
     """Train the CrossDiT and both text encoders on the latents, and keep a checkpoint."""
     if not args.wait:
@@ -135,8 +141,8 @@ def run_dit(args: argparse.Namespace, run: Run, config: Config, device: torch.de
     gradients = dit_training.prepare(model, captions, lengths, size)
     run.log("dit", {"recorded_shapes": len(gradients.recorded)})
 
-    while args.wait and not latents_path(run).exists():
-        time.sleep(1.0)
+    if args.wait:
+        wait_for(latents_path(run))
     vae_folder, scorer_file, latents_file = need_for_dit(run)
     latents = load_state(latents_file, device)
     if lost := [frames for frames, _ in lengths if frames not in latents]:
