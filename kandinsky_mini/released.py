@@ -7,6 +7,7 @@ Qwen, its tokenizer       text_encoder/                              text_encode
 CLIP, its tokenizer       text_encoder2/                             text_encoder_2/, tokenizer_2/
 """
 
+import json
 from pathlib import Path
 
 from .config import Config
@@ -46,14 +47,34 @@ def released_weights(folder: Path, config: Config) -> dict[str, Path]:
     A folder without transformer/ counts as one that the released code's script has downloaded.
 
     Raises:
-        CheckpointError: there is no such folder, or it has both layouts.
+        CheckpointError: there is no such folder, it has both layouts, or it is for videos of another length.
     """
     if not folder.is_dir():
         raise CheckpointError(f"the folder of the released weights {folder} does not exist")
     if (folder / "model").is_dir() and (folder / "transformer").is_dir():
         raise CheckpointError(f"{folder} holds a CrossDiT in model/ and one in transformer/: move one of them away")
     layout = DIFFUSERS if (folder / "transformer").is_dir() else DOWNLOADED
+    if layout is DIFFUSERS:
+        _check_length(folder / "transformer" / "config.json", config)
     return {part: folder / path.format(Path(config.weights.dit).name) for part, path in layout.items()}
+
+
+def _check_length(path: Path, config: Config) -> None:
+    """Refuse weights for 10 seconds with a configuration for 5, and the other way round.
+
+    The names in diffusers' layout do not tell them apart. But those for 10 seconds have sparse attention, NABLA.
+    """
+    try:
+        sparse = json.loads(path.read_text(encoding="utf-8")).get("attention_type") == "nabla"
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is missing or damaged: copy it again, from where its weights are from"
+        ) from error
+    if sparse != Path(config.weights.dit).stem.endswith("_10s"):
+        length = "10 seconds" if sparse else "5 seconds"
+        raise CheckpointError(
+            f"{path.parent} is for videos of {length}, unlike {config.name}: take its own configuration"
+        )
 
 
 def how_to_get(part: str, path: Path) -> str:

@@ -5,6 +5,7 @@ classes, and what our pipeline computes with them is compared with these librari
 """
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -204,6 +205,22 @@ def test_a_folder_that_says_two_things_or_nothing_is_refused(published, tmp_path
     (copy / "transformer").mkdir()
     with pytest.raises(CheckpointError, match="a CrossDiT in model/ and one in transformer/: move one of them away"):
         get_T2V_pipeline("cpu", conf, weights=copy)
+
+
+@pytest.mark.parametrize(("length", "attention", "said"), [("5s", "nabla", "10"), ("10s", "regular", "5")])
+def test_weights_for_another_length_are_refused(published, tmp_path, length, attention, said):
+    """In diffusers' layout, only a line of a configuration tells them apart. It is read at once, before any weight."""
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "diffusers", tmp_path / "copy")
+    settings = copy / "transformer" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"attention_type": attention}))
+    own = tmp_path / "own.yaml"
+    own.write_text(conf.read_text(encoding="utf-8").replace("_5s.safetensors", f"_{length}.safetensors"))
+    with pytest.raises(CheckpointError, match=f"is for videos of {said} seconds, unlike tiny: take its own config"):
+        get_T2V_pipeline("cpu", own, weights=copy)
+    settings.unlink()
+    with pytest.raises(CheckpointError, match="config.json is missing or damaged: copy it again"):
+        get_T2V_pipeline("cpu", own, weights=copy)
 
 
 def test_the_script_takes_the_folder_for_both_of_its_works(published, tmp_path, monkeypatch):
