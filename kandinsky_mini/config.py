@@ -1,17 +1,16 @@
-"""Read YAML configurations into frozen dataclasses. An unknown key, a missing key or a wrong type is an error.
+"""The configurations: frozen dataclasses, which are read from the YAML files of configs/ and checked.
 
 Paths of weights are relative to the root of the repository.
 """
 
 import dataclasses
+import math
 import re
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from .limits import check_real, check_whole, short
+from .typed_yaml import ConfigError, build, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -24,8 +23,21 @@ MOST_SECONDS, MOST_PIXELS, MOST_STEPS = 3600, 8192, 1000
 MOST_BLOCKS, MOST_CHANNELS, MOST_TOKENS = 1000, 2**17, 2**17
 
 
-class ConfigError(ValueError):
-    """A configuration has a wrong key or value. The message names the file and the key."""
+@dataclass(frozen=True)
+class NablaConfig:
+    """How NABLA, a sparse attention, chooses blocks of tokens.
+
+    P is the share of the coarse map that the chosen blocks make up. window says how many frames, rows and columns of
+    blocks around each block are always kept. block is the height and the width of a block in patches.
+    """
+
+    P: float
+    window: tuple[int, int, int]
+    block: tuple[int, int]
+
+    @property
+    def block_tokens(self) -> int:
+        return math.prod(self.block)
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class DiTConfig:
 
     patch_size and axes_dims are ordered (time, height, width). axes_dims says how many channels of a head encode each
     of the three positions; their sum is head_dim. With visual_cond the model also takes a latent to continue from.
+    With nabla the visual tokens attend to one another sparsely.
     """
 
     in_visual_dim: int
@@ -48,6 +61,7 @@ class DiTConfig:
     num_visual_blocks: int
     axes_dims: tuple[int, int, int]
     visual_cond: bool
+    nabla: NablaConfig | None = None
 
     @property
     def head_dim(self) -> int:
@@ -56,6 +70,12 @@ class DiTConfig:
     @property
     def num_heads(self) -> int:
         return self.model_dim // self.head_dim
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """The height and the width of a video are multiples of these numbers of pixels."""
+        block = self.nabla.block if self.nabla else (1, 1)
+        return tuple(PIXELS_PER_LATENT * patch * part for patch, part in zip(self.patch_size[1:], block, strict=True))
 
 
 @dataclass(frozen=True)
@@ -155,52 +175,22 @@ def load_config(path: str | Path | None = None) -> Config:
     known = {file.stem: file for file in CONFIGS.glob("*.yaml")}
     name = "mini" if path is None else str(path)
     path = known.get(name, Path(name))
-    values = _read_with_base(path)
+    values = read_yaml(path)
     try:
-        config = _build(Config, values, "")
+        config = build(Config, values)
         if not re.fullmatch(r"[\w.-]+", config.name):  # files of records are named after it
             raise ConfigError(f"name: {short(config.name)} may have only letters, digits and _ . -")
         _check_model(config.dit)
         _check_text(config.text)
-        return dataclasses.replace(
-            config, sampling=check_sampling(config.sampling, config.dit.patch_size, "sampling: ")
-        )
+        return dataclasses.replace(config, sampling=check_sampling(config.sampling, config.dit.unit, "sampling: "))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _read_with_base(path: Path) -> object:
-    values = _read(path)
-    if not isinstance(values, dict) or "base" not in values:
-        return values
-    name = values.pop("base")
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ConfigError(f"{path}: base: {short(name)} is not the name of a file in the same folder")
-    return _merged(_read(path.with_name(name)), values)
-
-
-def _merged(base: object, changes: object) -> object:
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
-
-
-def _read(path: Path) -> object:
-    """Read a YAML file. The message of a ConfigError begins with the path."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError means bytes that are not text, or an impossible date
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-
-
-def check_sampling(sampling: SamplingConfig, patch_size: tuple[int, int, int], where: str = "") -> SamplingConfig:
+def check_sampling(sampling: SamplingConfig, unit: tuple[int, int], where: str = "") -> SamplingConfig:
     """Check the settings, and return them with NumPy numbers turned into plain Python numbers.
 
-    Width and height must hold whole patches of the latent.
+    Height and width must be multiples of the unit, in pixels, which is DiTConfig.unit.
 
     Raises:
         ValueError: a setting cannot be sampled. The message begins with `where`, names it and says which values work.
@@ -209,7 +199,7 @@ def check_sampling(sampling: SamplingConfig, patch_size: tuple[int, int, int], w
     def whole(name: str, what: str, low: int, high: int, unit: int = 1) -> int:
         return check_whole(where + name, getattr(sampling, name), what, low, high, unit)
 
-    wide, high = (PIXELS_PER_LATENT * patch for patch in (patch_size[2], patch_size[1]))
+    high, wide = unit
     return dataclasses.replace(
         sampling,
         time_length=whole("time_length", "whole seconds", 0, MOST_SECONDS),
@@ -228,11 +218,23 @@ def _check_model(dit: DiTConfig) -> None:
             most, unit = (16, 1) if name == "patch_size" else (1024, 2)  # RoPE turns pairs of channels
             for each in value:
                 check_whole(f"dit: {name}", each, f"a multiple of {unit}", unit, most, unit)
-        elif name != "visual_cond":
+        elif name not in ("visual_cond", "nabla"):
             most = MOST_BLOCKS if name.startswith("num_") else MOST_CHANNELS
             check_whole(f"dit: {name}", value, "a whole number", 1, most)
     if dit.model_dim % dit.head_dim:
         raise ConfigError(f"dit: model_dim {dit.model_dim} is not a multiple of the sum of axes_dims, {dit.head_dim}")
+    if dit.nabla:
+        _check_nabla(dit.nabla)
+
+
+def _check_nabla(nabla: NablaConfig) -> None:
+    check_real("dit: nabla: P", nabla.P, 0, 1)
+    for size in nabla.window:
+        check_whole("dit: nabla: window", size, "an odd number", 1, MOST_TOKENS - 1)
+        if size % 2 == 0:
+            raise ConfigError(f"dit: nabla: window: {size} is even, so a block would not be in its middle")
+    for size in nabla.block:
+        check_whole("dit: nabla: block", size, "a whole number", 1, MOST_TOKENS)
 
 
 def _check_text(text: TextConfig) -> None:
@@ -243,45 +245,3 @@ def _check_text(text: TextConfig) -> None:
             raise ConfigError(f"text: {name}: {short(template)} needs one {{}}, and no other braces")
     for name, low in (("crop_start", 0), ("image_crop_start", 0), ("max_length", 1), ("pooled_max_length", 1)):
         check_whole(f"text: {name}", getattr(text, name), "a whole number", low, MOST_TOKENS)
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader that refuses a key which is there twice. By itself, YAML lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
-            if name in lines:
-                raise yaml.YAMLError(f"the key {short(name)} is there twice, in lines {lines[name]} and {line}")
-            lines[name] = line
-        return super().construct_mapping(node, deep)
-
-
-def _build(kind: type, value: object, where: str):
-    """Turn a value read from YAML into the given type. Errors start with `where`, which names the key."""
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if not isinstance(value, list) or len(value) != len(kinds):
-            raise ConfigError(f"{where}{short(value)} is not a list of {len(kinds)}")
-        places = [f"{where.removesuffix(': ')}[{i}]: " for i in range(len(kinds))]
-        return tuple(_build(*each) for each in zip(kinds, value, places, strict=True))
-    if kind is float and type(value) is int:
-        return value  # check_sampling makes it a float, if it is not too large
-    # `type(...) is` instead of isinstance, because to Python a bool is an int.
-    if type(value) is not kind:
-        raise ConfigError(f"{where}{short(value)} is not of type {kind.__name__}")
-    return value
-
-
-def _build_dataclass(kind: type, value: object, where: str):
-    hints = typing.get_type_hints(kind)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}expected the keys {', '.join(hints)}")
-    if unknown := [key for key in value if key not in hints]:
-        raise ConfigError(f"{where}unknown key {short(unknown[0])}; known are {', '.join(hints)}")
-    if missing := [key for key in hints if key not in value]:
-        raise ConfigError(f"{where}missing key {missing[0]!r}")
-    return kind(**{key: _build(hints[key], value[key], f"{where}{key}: ") for key in hints})

@@ -115,13 +115,13 @@ class Kandinsky5T2VPipeline:
         check_text("negative caption", negative_caption)
         if not text.strip():
             raise ValueError("the prompt is empty: say what the video shows")
-        sampling = check_sampling(sampling, self.config.dit.patch_size)
+        sampling = check_sampling(sampling, self.config.dit.unit)
         if sampling.guided and not self.config.sampling.guided:
             raise ValueError(
                 f"{self.config.name} is a model without guidance: leave its guidance weight at 1, because "
                 f"{sampling.guidance_weight:g} would spoil the video"
             )
-        self.layout.check_run(sampling, self.config.dit.patch_size)
+        self.layout.check_run(sampling, self.config.dit)
         if expand_prompts and not self.config.text.expansion_template:
             raise ValueError(f"{self.config.name} cannot expand prompts: it has no expansion_template")
         if expand_prompts is None:

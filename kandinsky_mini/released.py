@@ -68,7 +68,7 @@ def _check_length(path: Path, config: Config) -> None:
         sparse = json.loads(path.read_text(encoding="utf-8")).get("attention_type") == "nabla"
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is missing or damaged: copy it again, with the weights beside it") from error
-    if sparse != Path(config.weights.dit).stem.endswith("_10s"):
+    if sparse != (config.dit.nabla is not None):
         video = f"videos of {10 if sparse else 5} seconds"
         raise CheckpointError(f"{path.parent} is for {video}, unlike {config.name}: take its own configuration")
 

@@ -26,6 +26,7 @@ from kandinsky_mini.bench.machine import device_name, interconnect
 from kandinsky_mini.bench.peers import DiffusersDiT, peer_versions
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
+from kandinsky_mini.bench.sparse import keep, with_or_without_nabla
 from kandinsky_mini.build import build_dit, compute_dtype, join, load_weights, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
@@ -43,7 +44,7 @@ from kandinsky_mini.parallel.groups import (
 )
 from kandinsky_mini.parallel.guidance import branches_on
 from kandinsky_mini.parallel.ledger import Ledger
-from kandinsky_mini.sampling import Branches, draw_noise, generate, guided_velocity
+from kandinsky_mini.sampling import Branches, draw_noise, generate, guided_velocity, predict_velocity
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,6 +70,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     kernel = "kernel of attention (default: ours takes flash4 if it can run, others keep their own)"
     parser.add_argument("--attention", choices=KERNELS, default="auto", help=kernel)
+    density = (
+        "share of the blocks that NABLA, a sparse attention, keeps (default: full attention, for any configuration)"
+    )
+    parser.add_argument("--density", type=options.between(0.001, 1), help=density)
     parser.add_argument("--plan", choices=TP_PLANS, help="our plan for layouts of kind tp (default: talk)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="compile the visual blocks (default: only on GPUs)"
@@ -88,9 +93,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if world_size() > 1 and (args.device == "cpu" or find_spec("cache_dit") is None):
             parser.error(f"--engine {args.engine} on several ranks needs GPUs, and pip install cache-dit")
     try:
-        config = load_config(args.config)
+        config = config_of(args)
         args.layout = resolve_layout(args.layout, config.dit)
-        args.layout.check_run(sampling_of(args, config), config.dit.patch_size)
+        args.layout.check_run(sampling_of(args, config), config.dit)
     except ValueError as error:
         parser.error(str(error))
     if args.plan and (args.layout.kind != "tp" or args.engine != "ours"):
@@ -101,8 +106,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if args.attention not in ("auto", "flash4") or (args.attention, args.layout.kind) == ("flash4", "ulysses"):
             kernels = "--attention auto, or flash4 with tp"
             parser.error(f"--engine {args.engine} cannot run {args.layout} with {args.attention}: use {kernels}")
+    if args.density and (not args.random_weights or args.attention != "auto"):
+        parser.error("--density is for random weights, whose blocks mean nothing, and NABLA chooses its kernel itself")
     args.plan = args.plan or args.layout.plan
     return args
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """Return the configuration of the run. Its attention is full unless a density is given."""
+    config = load_config(args.config)
+    return with_or_without_nabla(config, args.density, sampling_of(args, config))
 
 
 def sampling_of(args: argparse.Namespace, config: Config) -> SamplingConfig:
@@ -189,7 +202,7 @@ def measure_steps(sample: Callable, dit: nn.Module, warmup: int, steps: int, dev
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    config = load_config(args.config)
+    config = config_of(args)
     device = torch.device(local_device(args.device))
     torch.set_num_threads(args.threads)  # the same on one rank and on many
     ours = args.engine == "ours"
@@ -201,6 +214,9 @@ def main(argv: list[str] | None = None) -> None:
     text, null_text = (random_text(config, tokens, device) for tokens in args.tokens)
     texts = (text, null_text if sampling.guided else None)
     wire_bytes = count_wire_bytes(dit, noise, *texts, sampling, branches) if world_size() > 1 else 0.0
+    time = torch.ones(1, device=device)
+    forward = partial(predict_velocity, dit, noise.to(dit.dtype), time, text)
+    kept = keep(args.density, dit, forward) if args.density else []
     compiled = device.type == "cuda" if args.compile is None else args.compile
     if compiled:
         compile_blocks(dit) if ours else dit.compile_blocks()
@@ -228,6 +244,8 @@ def main(argv: list[str] | None = None) -> None:
             wire_bytes=wire_bytes,
             threads=torch.get_num_threads(),
             capacity=args.capacity,
+            density=args.density,
+            kept=kept,
             engine=args.engine,
             plan=args.plan if ours else "own",
             versions=versions() | ({} if ours else peer_versions()),

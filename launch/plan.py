@@ -24,7 +24,7 @@ def sort_out(config: Config, sampling: SamplingConfig, gpus: int) -> tuple[list[
     for layout in layouts_of(gpus):
         try:
             check_divisible(config.dit, layout.size, layout.plan)
-            layout.check_run(sampling, config.dit.patch_size)
+            layout.check_run(sampling, config.dit)
             fits.append(layout)
         except ValueError as error:
             reason = str(error).removeprefix(f"the layout {layout} ")

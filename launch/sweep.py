@@ -41,7 +41,7 @@ def layouts(config: DiTConfig, sampling: SamplingConfig, counts: list[int], want
             if layout.ranks != count:
                 raise ValueError(f"it has no form for {count} ranks")
             layout.check(config, count)
-            layout.check_run(sampling, config.patch_size)
+            layout.check_run(sampling, config)
             kept += [layout] if layout not in kept else []
         except ValueError as error:
             print(f"left out: {layout}: {error}", flush=True)

@@ -58,9 +58,10 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
 
 def limit_memory(devices: dict[str, torch.device], gigabytes: float) -> None:
     """Let PyTorch take no more than this on each GPU, as if the GPU had no more."""
-    for device in {device for device in devices.values() if device.type == "cuda"}:
-        whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / whole), device)
+    gpus = (device for device in devices.values() if device.type == "cuda")
+    for index in {torch.cuda.current_device() if device.index is None else device.index for device in gpus}:
+        whole = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / whole), index)
 
 
 def can_save() -> bool:
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     layout = resolve_layout(args.layout, config.dit)
     size = config.sampling
-    layout.check_run(size, config.dit.patch_size)
+    layout.check_run(size, config.dit)
     if world_size() > 1:
         devices = resolve_devices(devices)
     if can_save() and rank() == 0:

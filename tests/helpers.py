@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from kandinsky_mini.config import DiTConfig
+from kandinsky_mini.config import DiTConfig, NablaConfig
 from kandinsky_mini.models.dit import DiffusionTransformer3D
+from kandinsky_mini.models.nabla import NablaAttention, coarse_scores, sparse_attentions
 from kandinsky_mini.sampling import rope_positions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,9 @@ SMALL = DiTConfig(
     axes_dims=(4, 6, 6),
     visual_cond=False,
 )
+# NABLA decides where a sum reaches a share. Inputs for which a sum comes closer than this are drawn again, because two
+# right ways to compute it round differently, and could keep different blocks.
+SAFE_MARGIN = 1e-5
 TOKENS, TEXT_TOKENS = 4 * 2 * 4, 7  # the numbers of visual and of text tokens in random_inputs
 
 
@@ -52,6 +56,40 @@ def random_inputs(model: DiffusionTransformer3D) -> tuple:
     x, text = torch.randn(4, 4, 8, SMALL.in_visual_dim), torch.randn(TEXT_TOKENS, SMALL.in_text_dim)
     pooled, time = torch.randn(1, SMALL.in_text_dim2), torch.rand(1) * 1000
     return x, text, pooled, time, rope_positions(model, x), torch.arange(TEXT_TOKENS)
+
+
+@torch.no_grad()
+def sparse_model_and_inputs() -> tuple[DiffusionTransformer3D, tuple]:
+    """Draw a model with NABLA and its inputs, with a safe margin."""
+    while True:
+        model = random_model(nabla=NablaConfig(P=0.5, window=(1, 1, 1), block=(2, 1)))
+        inputs = random_inputs(model)
+        if smallest_margin(model, inputs) > SAFE_MARGIN:
+            return model, inputs
+
+
+def margin(q: torch.Tensor, k: torch.Tensor, config: NablaConfig) -> float:
+    """Return how far the shares that NABLA sums up are from the one at which it decides, at least.
+
+    q and k are (S, heads, head_dim).
+    """
+    scores = coarse_scores(q.transpose(0, 1), k.transpose(0, 1), config.block_tokens)
+    weights = scores.softmax(-1).sort(-1).values
+    return (weights.cumsum(-1) - (1 - config.P)).abs().min().item()
+
+
+def smallest_margin(model: DiffusionTransformer3D, inputs: tuple) -> float:
+    """Return the smallest margin of all blocks of a model."""
+    margins = []
+
+    def measure(module: NablaAttention, args: tuple) -> None:
+        margins.append(margin(*args[:2], module.config))
+
+    hooks = [module.register_forward_pre_hook(measure) for module in sparse_attentions(model)]
+    model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return min(margins)
 
 
 def without_zeros(dit: torch.nn.Module) -> torch.nn.Module:

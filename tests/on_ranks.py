@@ -24,6 +24,7 @@ from helpers import (
     random_model,
     relative_difference,
     share_of_rank,
+    sparse_model_and_inputs,
 )
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -84,6 +85,12 @@ def ledger(model: torch.nn.Module, inputs: tuple, layout: ParallelLayout, plan: 
     with Ledger(sharded) as counted:
         sharded(*inputs)
     return verdict(predicted, counted.entries)
+
+
+def sparse(model: torch.nn.Module, inputs: tuple, layout: ParallelLayout, plan: str) -> dict[str, object]:
+    """Return how far a sharded model with NABLA is from the whole one, and whether its collectives are as predicted."""
+    output = shard(model, layout, plan)(*inputs)
+    return ledger(model, inputs, layout, plan) | {"difference": difference(output, model(*inputs))}
 
 
 def verdict(predicted: list[Entry], counted: list[Entry]) -> dict[str, object]:
@@ -202,13 +209,16 @@ def main(seed: int, seconds: int, steps: int, out: Path) -> None:
     pipe = get_T2V_pipeline("cpu")
     model = random_model()
     inputs = random_inputs(model)
-    measured = {"ranks": world_size(), "seed": seed, "parity": {}, "ledger": {}, "guidance": {}}
+    with_nabla = sparse_model_and_inputs()
+    measured = {"ranks": world_size(), "seed": seed, "parity": {}, "ledger": {}, "guidance": {}, "sparse": {}}
     runs = layouts_and_plans()
     for name, run in runs.items():
         measured["parity"][name] = parity(model, inputs, *run)
         measured["ledger"][name] = ledger(model, inputs, *run)
+        measured["sparse"][name] = sparse(*with_nabla, *run)
     for kind in KINDS:
         measured["guidance"][kind] = guidance(model, inputs, kind)
+    measured["sparse"]["guidance"] = guidance(*with_nabla, "tp")
     # Compiling takes long, so two ranks have to be enough. It needs a C++ compiler and a path without spaces.
     if world_size() == 2 and shutil.which("c++") and " " not in torch.__file__:
         measured["compiled"] = {name: compiled(model, inputs, *run) for name, run in runs.items() if name != "minimal"}

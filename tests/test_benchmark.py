@@ -392,12 +392,13 @@ def test_memory_is_limited_on_each_gpu_once(monkeypatch):
     limits = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, device: limits.append((share, str(device)))
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: limits.append((share, device))
     )
-    devices = dict(zip("abc", map(torch.device, ("cuda:0", "cuda:0", "cpu")), strict=True))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    devices = dict(zip("abc", map(torch.device, ("cuda:0", "cuda", "cpu")), strict=True))
     whole_run.limit_memory(devices, 24)
     whole_run.limit_memory(devices, 100)
-    assert limits == [(0.3, "cuda:0"), (1.0, "cuda:0")]
+    assert limits == [(0.3, 0), (1.0, 0)]  # by number, because PyTorch takes no device without one here
 
 
 def test_a_whole_run_is_computed_for_the_steps_of_the_configuration(tiny_config, tmp_path, monkeypatch, capsys):

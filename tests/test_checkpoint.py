@@ -131,6 +131,18 @@ def test_foreign_checkpoint(dit, other, tmp_path, damage, messages, folder):
     refused(other, tmp_path if folder else path, [str(tmp_path), "does not fit this model", *messages])
 
 
+def test_of_many_names_five_are_told_and_the_others_counted(dit, other, tmp_path):
+    tensors = to_released(dit.state_dict())
+    number = len(tensors)
+    rename_all(tensors)
+    save_file(tensors, tmp_path / "dit.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(other, tmp_path)
+    line = next(line for line in str(error.value).splitlines() if "missing: " in line)
+    assert line.startswith(f"  {number} missing: ") and line.endswith(f", and {number - 5} more")
+    assert line.count(", ") == 5
+
+
 def refused(model, path, messages):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError) as error:

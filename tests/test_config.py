@@ -181,7 +181,8 @@ def test_missing_file(tmp_path):
 
 def test_each_side_holds_whole_patches_of_its_own():
     """No published model has patches that are not square, but the configuration allows them."""
-    sampling = dataclasses.replace(load_config().sampling, width=96, height=48)
-    assert check_sampling(sampling, (1, 2, 4)) == sampling
+    config = load_config()
+    dit, sampling = config.dit, dataclasses.replace(config.sampling, width=96, height=48)
+    assert check_sampling(sampling, dataclasses.replace(dit, patch_size=(1, 2, 4)).unit) == sampling
     with pytest.raises(ValueError, match="height must be a multiple of 32 pixels"):
-        check_sampling(sampling, (1, 4, 2))
+        check_sampling(sampling, dataclasses.replace(dit, patch_size=(1, 4, 2)).unit)

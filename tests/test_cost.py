@@ -172,9 +172,11 @@ def test_without_guidance_eight_gpus_split_queries(capsys, record):
     assert [line.split(": ")[1] for line in branches] == ["cfg2-tp4, cfg2-tp_sp4, cfg2-ulysses4, cfg2-ulysses2x2"]
 
 
-def test_where_no_layout_fits_the_next_smaller_number_of_gpus_is_named(capsys, record):
-    plan.main(["--config", "lite_5s", "--ceilings", str(record), "--gpus", "9"])
-    assert "no layout uses all 9 GPUs; the next smaller number with a layout is 8" in capsys.readouterr().out
+@pytest.mark.parametrize(("gpus", "fewer"), [(5, 4), (9, 8), (11, 8)])
+def test_where_no_layout_fits_the_next_smaller_number_of_gpus_is_named(capsys, record, gpus, fewer):
+    plan.main(["--config", "lite_5s", "--ceilings", str(record), "--gpus", str(gpus)])
+    said = f"no layout uses all {gpus} GPUs; the next smaller number with a layout is {fewer}\n"
+    assert said in capsys.readouterr().out
 
 
 def test_one_gpu_has_one_layout(capsys, record):

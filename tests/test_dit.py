@@ -8,6 +8,7 @@ from diffusers import Kandinsky5Transformer3DModel
 from helpers import MODULE_BAR, SMALL, random_inputs, random_model, relative_difference
 from torch._dynamo.testing import CompileCounter
 
+from kandinsky_mini.bench.peers import diffusers_settings
 from kandinsky_mini.config import CONFIGS, SamplingConfig, load_config
 from kandinsky_mini.models import dit as dit_module
 from kandinsky_mini.models import nn as model_parts
@@ -68,7 +69,7 @@ def test_lite_prints_the_modules_of_the_talk(lite):
 
 
 def test_lite_has_exactly_the_released_keys_and_shapes(lite):
-    sizes = dataclasses.asdict(load_config(CONFIGS / "lite_5s.yaml").dit)
+    sizes = diffusers_settings(load_config(CONFIGS / "lite_5s.yaml").dit)
     with torch.device("meta"):
         released = Kandinsky5Transformer3DModel(**sizes).state_dict()
     ours = to_released(lite.state_dict())
@@ -79,7 +80,7 @@ def test_lite_has_exactly_the_released_keys_and_shapes(lite):
 def random_pair(visual_cond: bool) -> tuple[DiffusionTransformer3D, Kandinsky5Transformer3DModel]:
     """Return our model and diffusers' with the same random weights. The modulation is random as well."""
     sizes = dataclasses.replace(SIZES, visual_cond=visual_cond)
-    theirs = Kandinsky5Transformer3DModel(**dataclasses.asdict(sizes)).eval()
+    theirs = Kandinsky5Transformer3DModel(**diffusers_settings(sizes)).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     ours = DiffusionTransformer3D(sizes).eval()

@@ -109,9 +109,9 @@ def test_a_run_without_guidance_has_no_branches_to_split():
     sampling = load_config(CONFIGS / "mini.yaml").sampling
     unguided = dataclasses.replace(sampling, guidance_weight=1.0)
     layout = ParallelLayout("tp", 2, cfg=2)
-    layout.check_run(sampling, (1, 2, 2))
+    layout.check_run(sampling, SMALL)
     with pytest.raises(ValueError, match="cfg2-tp2 computes .* with a guidance weight of 1 there is only one"):
-        layout.check_run(unguided, (1, 2, 2))
+        layout.check_run(unguided, SMALL)
 
 
 @pytest.mark.parametrize("kind", ["tp_sp", "ulysses"])
@@ -120,12 +120,12 @@ def test_tokens_that_do_not_divide_are_refused(kind):
     odd = dataclasses.replace(sampling, time_length=1, width=80, height=48)
     message = rf"the layout {kind}4 splits .* 7 x 3 x 5 tokens are not divisible by 4: choose a width .* of 64 pixels"
     with pytest.raises(ValueError, match=message):
-        ParallelLayout(kind, 4).check_run(odd, (1, 2, 2))
-    ParallelLayout(kind, 4).check_run(dataclasses.replace(odd, width=64), (1, 2, 2))
+        ParallelLayout(kind, 4).check_run(odd, SMALL)
+    ParallelLayout(kind, 4).check_run(dataclasses.replace(odd, width=64), SMALL)
     if kind == "ulysses":
         with pytest.raises(ValueError, match="tokens are not divisible by 4"):
-            ParallelLayout(kind, 2, queries=2).check_run(odd, (1, 2, 2))
-    ParallelLayout("tp", 4).check_run(odd, (1, 2, 2))
+            ParallelLayout(kind, 2, queries=2).check_run(odd, SMALL)
+    ParallelLayout("tp", 4).check_run(odd, SMALL)
 
 
 def test_ranks_that_split_queries_share_their_heads():
@@ -139,10 +139,10 @@ def test_all_ranks_of_a_branch_share_its_tokens(text, fits):
     sampling = load_config(CONFIGS / "mini.yaml").sampling
     even, layout = dataclasses.replace(sampling, time_length=1, width=96, height=48), ParallelLayout.parse(text)
     if fits:
-        layout.check_run(even, (1, 2, 2))
+        layout.check_run(even, SMALL)
         return
     with pytest.raises(ValueError, match="7 x 3 x 6 tokens are not divisible by 4"):
-        layout.check_run(even, (1, 2, 2))
+        layout.check_run(even, SMALL)
 
 
 @pytest.mark.parametrize("text", ["ulysses4", "ulysses2x2", "cfg2-ulysses4x2", "tp_sp8"])
@@ -150,9 +150,9 @@ def test_the_width_that_is_named_suits_the_layout(text):
     sampling = load_config(CONFIGS / "mini.yaml").sampling
     odd, layout = dataclasses.replace(sampling, time_length=1, width=80, height=48), ParallelLayout.parse(text)
     with pytest.raises(ValueError, match="choose a width that is a multiple of") as refused:
-        layout.check_run(odd, (1, 2, 2))
+        layout.check_run(odd, SMALL)
     width = int(re.search(r"multiple of (\d+) pixels", str(refused.value))[1])
-    layout.check_run(dataclasses.replace(odd, width=width), (1, 2, 2))
+    layout.check_run(dataclasses.replace(odd, width=width), SMALL)
 
 
 def test_the_pipeline_refuses_a_run_that_its_layout_cannot_split(tiny_pipe, monkeypatch):

@@ -59,6 +59,18 @@ def test_every_module_gives_what_the_unsharded_one_gives(measured, plan):
     assert whole < MODEL_BAR
 
 
+@pytest.mark.parametrize("plan", [*PLANS, "queries"])
+def test_sparse_attention_keeps_the_blocks_that_it_keeps_on_one_rank(measured, plan):
+    sparse = measured["sparse"][plan]
+    assert sparse["difference"] < MODEL_BAR
+    assert sparse["right"], "\n" + sparse["table"]
+
+
+def test_branches_with_sparse_attention_run_side_by_side(measured):
+    guidance = measured["sparse"]["guidance"]
+    assert guidance["exact"] and guidance["right"], "\n" + guidance["table"]
+
+
 def test_the_trained_model_gives_what_the_unsharded_one_gives(measured):
     assert measured["mini"] < MODEL_BAR
 

@@ -4,7 +4,6 @@ The real weights are too large for a test. diffusers and transformers write smal
 classes, and what our pipeline computes with them is compared with these libraries.
 """
 
-import dataclasses
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from transformers import CLIPModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGe
 from transformers.models.clip import CLIPConfig, CLIPVisionConfig
 
 from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini.bench.peers import diffusers_settings
 from kandinsky_mini.config import load_config
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.sampling import rope_positions
@@ -47,7 +47,7 @@ def published(tiny_values, tmp_path_factory):
     torch.manual_seed(0)
     embedder = new_text_embedder(config)
     models = {
-        "dit": Kandinsky5Transformer3DModel(**dataclasses.asdict(config.dit)),
+        "dit": Kandinsky5Transformer3DModel(**diffusers_settings(config.dit)),
         "vae": new_vae(config.dit.in_visual_dim),
         "qwen": Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(
@@ -207,15 +207,17 @@ def test_a_folder_that_says_two_things_or_nothing_is_refused(published, tmp_path
         get_T2V_pipeline("cpu", conf, weights=copy)
 
 
-@pytest.mark.parametrize(("length", "attention", "said"), [("5s", "nabla", "10"), ("10s", "regular", "5")])
-def test_weights_for_another_length_are_refused(published, tmp_path, length, attention, said):
+@pytest.mark.parametrize(("nabla", "attention", "said"), [(False, "nabla", "10"), (True, "regular", "5")])
+def test_weights_for_another_length_are_refused(published, tmp_path, nabla, attention, said):
     """In diffusers' layout, only a line of a configuration tells them apart. It is read at once, before any weight."""
     conf, folder, _ = published
     copy = shutil.copytree(folder / "diffusers", tmp_path / "copy")
     settings = copy / "transformer" / "config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"attention_type": attention}))
     own = tmp_path / "own.yaml"
-    own.write_text(conf.read_text(encoding="utf-8").replace("_5s.safetensors", f"_{length}.safetensors"))
+    values = yaml.safe_load(conf.read_text(encoding="utf-8"))
+    values["dit"]["nabla"] = {"P": 0.9, "window": [11, 3, 3], "block": [1, 1]} if nabla else None
+    own.write_text(yaml.safe_dump(values))
     with pytest.raises(CheckpointError, match=f"is for videos of {said} seconds, unlike tiny: take its own config"):
         get_T2V_pipeline("cpu", own, weights=copy)
     settings.unlink()
@@ -286,6 +288,21 @@ def test_the_check_finds_that_the_encoder_cannot_write(published, tmp_path):
     save_file({name: x for name, x in load_file(file).items() if name != "lm_head.weight"}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match="has no lm_head.weight"):
         check_weights.main([str(copy), "--config", str(conf)])
+
+
+def test_an_encoder_may_write_with_its_embeddings(published, tmp_path, capsys):
+    """Smaller language models have no weights of their own for it, and the file has none either."""
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
+    (file,) = (copy / "text_encoder").glob("*.safetensors")
+    save_file({name: x for name, x in load_file(file).items() if name != "lm_head.weight"}, file, {"format": "pt"})
+    settings = file.with_name("config.json")
+    values = json.loads(settings.read_text()) | {"tie_word_embeddings": True}
+    settings.write_text(json.dumps(values | {"text_config": values["text_config"] | {"tie_word_embeddings": True}}))
+    check_weights.main([str(copy), "--config", str(conf)])
+    pipe = get_T2V_pipeline("cpu", conf, weights=copy)
+    embeddings = pipe.text_embedder.text_encoder.get_input_embeddings()
+    assert torch.equal(pipe.text_embedder.writer.lm_head.weight, embeddings.weight)
 
 
 def test_the_check_finds_a_tokenizer_that_is_not_there(published, tmp_path):

@@ -18,7 +18,10 @@ SHARES = {
     "reduce_scatter": lambda p: Fraction(p - 1, p),
     "all_to_all": lambda p: Fraction(p - 1, p * p),  # a P-th of the own part to each other rank
     "broadcast": lambda p: Fraction(p - 1, p),  # all of it, from each rank but the last
+    "reduce": lambda p: Fraction(p - 1, p),  # all of it, to each rank but the first
     "scatter": lambda p: Fraction(p - 1, p * p),  # one rank sends each other rank its part
+    "gather": lambda p: Fraction(p - 1, p * p),  # each other rank sends one rank its part
+    "send": lambda p: Fraction(1),
 }
 
 
@@ -72,7 +75,10 @@ CALLS = {
     ("reduce_scatter", "dist"): lambda mesh: dist.reduce_scatter(part(), parts()),
     ("reduce_scatter", "of a tensor"): lambda mesh: dist.reduce_scatter_tensor(part(), whole()),
     ("broadcast", "dist"): lambda mesh: dist.broadcast(whole(), 0),
+    ("reduce", "dist"): lambda mesh: dist.reduce(whole(), 1),
     ("scatter", "dist"): lambda mesh: dist.scatter(part(), parts(), src=1),
+    ("gather", "dist"): lambda mesh: dist.gather(part(), parts(), dst=1),
+    ("send", "dist"): lambda mesh: dist.send(whole(), 0),
 }
 
 

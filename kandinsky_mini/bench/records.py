@@ -40,6 +40,8 @@ class Record:
         measured.
     offload: in a whole run, whether models that did not work waited in the CPU's memory.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
+    density: the share of the blocks that NABLA was to keep, or None with full attention. Its self-attention runs on
+        flex_attention. kept: the share that it kept on each rank.
     engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.
     """
 
@@ -65,6 +67,8 @@ class Record:
     offload: bool = False
     threads: int = 1
     capacity: float | None = None
+    density: float | None = None
+    kept: list[float] = field(default_factory=list)
     engine: str = "ours"
     plan: str = "talk"
     date: str = field(default_factory=lambda: date.today().isoformat())
@@ -92,6 +96,7 @@ class Record:
             *([f"tokens_{'_'.join(map(str, self.text_tokens))}"] if self.text_tokens else []),
             *([f"{self.gpus}gpus"] if self.parts else []),
             *(["offload"] if self.offload else []),
+            *([f"nabla_{self.density:g}"] if self.density else []),
             *(["cfg"] if self.layout.cfg > 1 else []),
             self.layout.kind,
         )

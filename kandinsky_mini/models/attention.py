@@ -97,12 +97,15 @@ def preferred_kernels(kernel: str) -> contextlib.AbstractContextManager:
 class Attention(nn.Module):
     """Scaled dot-product attention: q, k, v (..., S, heads, head_dim) -> (..., S, heads, head_dim).
 
-    It is a module without parameters so that a plan can re-shard its inputs and its output.
+    It is a module without parameters so that a plan can re-shard its inputs and its output. `near` is for sparse
+    attention alone, as in nabla.py.
     """
 
     kernel = "sdpa"
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, near: torch.Tensor | None = None
+    ) -> torch.Tensor:
         # All kernels want exactly one batch dimension. PyTorch's want heads before tokens.
         batched = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
         if self.kernel == "flash4" and k.shape[-3] > FEW_KEYS:

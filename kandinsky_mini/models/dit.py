@@ -11,7 +11,8 @@ import sys
 import torch
 from torch import nn
 
-from ..config import DiTConfig
+from ..config import DiTConfig, NablaConfig
+from .nabla import near_blocks
 from .nn import (
     FeedForward,
     Modulation,
@@ -57,13 +58,14 @@ class TransformerDecoderBlock(nn.Module):
     """A block on visual tokens, which attend to one another and to the text.
 
     x (..., S, D), text_embed (..., L, D), time_embed (..., 1, time_dim), rope (S, 1, 2, head_dim) -> (..., S, D)
+    near is for NABLA, as in MultiheadSelfAttention.
     """
 
-    def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int):
+    def __init__(self, model_dim: int, time_dim: int, ff_dim: int, head_dim: int, nabla: NablaConfig | None = None):
         super().__init__()
         self.visual_modulation = Modulation(time_dim, model_dim, 9)
         self.self_attention_norm = nn.LayerNorm(model_dim, elementwise_affine=False)
-        self.self_attention = MultiheadSelfAttention(model_dim, head_dim)
+        self.self_attention = MultiheadSelfAttention(model_dim, head_dim, nabla)
         self.out_layer_self = nn.Linear(model_dim, model_dim)
         self.cross_attention_norm = nn.LayerNorm(model_dim, elementwise_affine=False)
         self.cross_attention = MultiheadCrossAttention(model_dim, head_dim)
@@ -72,12 +74,17 @@ class TransformerDecoderBlock(nn.Module):
         self.feed_forward = FeedForward(model_dim, ff_dim)
 
     def forward(
-        self, x: torch.Tensor, text_embed: torch.Tensor, time_embed: torch.Tensor, rope: torch.Tensor
+        self,
+        x: torch.Tensor,
+        text_embed: torch.Tensor,
+        time_embed: torch.Tensor,
+        rope: torch.Tensor,
+        near: torch.Tensor | None = None,
     ) -> torch.Tensor:
         self_params, cross_params, ff_params = self.visual_modulation(time_embed).chunk(3, dim=-1)
 
         shift, scale, gate = self_params.chunk(3, dim=-1)
-        out = self.self_attention(modulate(self.self_attention_norm, x, shift, scale), rope)
+        out = self.self_attention(modulate(self.self_attention_norm, x, shift, scale), rope, near=near)
         x = gated_sum(x, self.out_layer_self(out), gate)
 
         shift, scale, gate = cross_params.chunk(3, dim=-1)
@@ -108,18 +115,20 @@ class DiffusionTransformer3D(nn.Module):
         self.time_embeddings = TimeEmbeddings(model_dim, time_dim)
         self.text_embeddings = TextEmbeddings(config.in_text_dim, model_dim)
         self.pooled_text_embeddings = TextEmbeddings(config.in_text_dim2, time_dim)
-        self.visual_embeddings = VisualEmbeddings(visual_dim, model_dim, config.patch_size)
+        # NABLA needs the patches of a block side by side.
+        block = config.nabla.block if config.nabla else (1, 1)
+        self.visual_embeddings = VisualEmbeddings(visual_dim, model_dim, config.patch_size, block)
         self.text_rope_embeddings = RoPE1D(config.head_dim)
-        self.visual_rope_embeddings = RoPE3D(config.axes_dims)
+        self.visual_rope_embeddings = RoPE3D(config.axes_dims, block)
 
         sizes = (model_dim, time_dim, config.ff_dim, config.head_dim)
         self.text_transformer_blocks = nn.ModuleList(
             TransformerEncoderBlock(*sizes) for _ in range(config.num_text_blocks)
         )
         self.visual_transformer_blocks = nn.ModuleList(
-            TransformerDecoderBlock(*sizes) for _ in range(config.num_visual_blocks)
+            TransformerDecoderBlock(*sizes, config.nabla) for _ in range(config.num_visual_blocks)
         )
-        self.out_layer = OutLayer(model_dim, time_dim, config.out_visual_dim, config.patch_size)
+        self.out_layer = OutLayer(model_dim, time_dim, config.out_visual_dim, config.patch_size, block)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,10 +165,12 @@ class DiffusionTransformer3D(nn.Module):
 
         visual_embed = self.visual_embeddings(x)
         visual_rope = self.visual_rope_embeddings(visual_rope_pos, scale_factor)
+        grid = tuple(len(pos) for pos in visual_rope_pos)
+        near = near_blocks(grid, self.config.nabla, x.device) if self.config.nabla else None
         for block in self.visual_transformer_blocks:
-            visual_embed = block(visual_embed, text_embed, time_embed, visual_rope)
+            visual_embed = block(visual_embed, text_embed, time_embed, visual_rope, near=near)
 
-        return self.out_layer(visual_embed, time_embed, tuple(len(pos) for pos in visual_rope_pos))
+        return self.out_layer(visual_embed, time_embed, grid)
 
 
 # The released model computes these modules in float32 whatever dtype the rest has.

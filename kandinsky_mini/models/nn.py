@@ -13,7 +13,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from ..config import NablaConfig
 from .attention import Attention
+from .nabla import NablaAttention
 
 
 def frequencies(n: int, device: torch.device, max_period: float = 10_000.0) -> torch.Tensor:
@@ -82,17 +84,22 @@ class TextEmbeddings(nn.Module):
 
 
 class VisualEmbeddings(nn.Module):
-    """Latent (..., T, H, W, C) -> tokens (..., S, model_dim), one for each patch, ordered by t, then h, then w."""
+    """Latent (..., T, H, W, C) -> tokens (..., S, model_dim), one for each patch, ordered by t, then h, then w.
 
-    def __init__(self, visual_dim: int, model_dim: int, patch_size: tuple[int, int, int]):
+    With blocks of more than one patch, the patches of a block follow one another.
+    """
+
+    def __init__(
+        self, visual_dim: int, model_dim: int, patch_size: tuple[int, int, int], block: tuple[int, int] = (1, 1)
+    ):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.block = patch_size, block
         self.in_layer = nn.Linear(math.prod(patch_size) * visual_dim, model_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pt, ph, pw = self.patch_size
-        patches = "... (t pt) (h ph) (w pw) c -> ... (t h w) (pt ph pw c)"
-        return self.in_layer(rearrange(x, patches, pt=pt, ph=ph, pw=pw))
+        (pt, ph, pw), (bh, bw) = self.patch_size, self.block
+        patches = "... (t pt) (h bh ph) (w bw pw) c -> ... (t h w bh bw) (pt ph pw c)"
+        return self.in_layer(rearrange(x, patches, pt=pt, ph=ph, pw=pw, bh=bh, bw=bw))
 
 
 class RoPE1D(nn.Module):
@@ -110,12 +117,13 @@ class RoPE3D(nn.Module):
     """Positions of frames (T,), rows (H,) and columns (W,) -> rope (T * H * W, 1, 2, head_dim).
 
     axes_dims says how many channels of a head encode the frame, the row and the column. scale_factor divides the
-    angles of these three positions, so that a larger picture can use the range of angles of a smaller one.
+    angles of these three positions, so that a larger picture can use the range of angles of a smaller one. The order
+    is that of VisualEmbeddings.
     """
 
-    def __init__(self, axes_dims: tuple[int, int, int]):
+    def __init__(self, axes_dims: tuple[int, int, int], block: tuple[int, int] = (1, 1)):
         super().__init__()
-        self.axes_dims = axes_dims
+        self.axes_dims, self.block = axes_dims, block
 
     def forward(self, pos: list[torch.Tensor], scale_factor: tuple[float, float, float]) -> torch.Tensor:
         t, h, w = (
@@ -125,8 +133,9 @@ class RoPE3D(nn.Module):
         grid = (len(t), len(h), len(w), -1)
         angles = torch.cat(
             [t[:, None, None].expand(grid), h[None, :, None].expand(grid), w[None, None].expand(grid)], dim=-1
-        ).flatten(0, 2)
-        return rotation(angles)
+        )
+        bh, bw = self.block
+        return rotation(rearrange(angles, "t (h bh) (w bw) d -> (t h w bh bw) d", bh=bh, bw=bw))
 
 
 class Modulation(nn.Module):
@@ -147,9 +156,12 @@ class Modulation(nn.Module):
 
 
 class MultiheadSelfAttention(nn.Module):
-    """x (..., S, D), rope (S, 1, 2, head_dim) -> all heads side by side (..., S, D), not yet projected."""
+    """x (..., S, D), rope (S, 1, 2, head_dim) -> all heads side by side (..., S, D), not yet projected.
 
-    def __init__(self, num_channels: int, head_dim: int):
+    With NABLA only some blocks of tokens attend to one another. near (blocks, blocks) marks those that always do.
+    """
+
+    def __init__(self, num_channels: int, head_dim: int, nabla: NablaConfig | None = None):
         super().__init__()
         self.num_heads = num_channels // head_dim
         self.to_query = nn.Linear(num_channels, num_channels)
@@ -157,16 +169,16 @@ class MultiheadSelfAttention(nn.Module):
         self.to_value = nn.Linear(num_channels, num_channels)
         self.query_norm = nn.RMSNorm(head_dim)
         self.key_norm = nn.RMSNorm(head_dim)
-        self.attention = Attention()
+        self.attention = NablaAttention(nabla) if nabla else Attention()
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         return rearrange(x, "... s (heads d) -> ... s heads d", heads=self.num_heads)
 
-    def forward(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rope: torch.Tensor, near: torch.Tensor | None = None) -> torch.Tensor:
         q, k, v = (self.split_heads(project(x)) for project in (self.to_query, self.to_key, self.to_value))
         q = rotate(self.query_norm(q.float()).type_as(q), rope)
         k = rotate(self.key_norm(k.float()).type_as(k), rope)
-        return self.attention(q, k, v).flatten(-2)
+        return self.attention(q, k, v, near=near).flatten(-2)
 
 
 class MultiheadCrossAttention(MultiheadSelfAttention):
@@ -195,9 +207,16 @@ class FeedForward(nn.Module):
 class OutLayer(nn.Module):
     """Tokens (..., S, D) and time embedding (..., 1, time_dim) -> latent (..., T, H, W, visual_dim)."""
 
-    def __init__(self, model_dim: int, time_dim: int, visual_dim: int, patch_size: tuple[int, int, int]):
+    def __init__(
+        self,
+        model_dim: int,
+        time_dim: int,
+        visual_dim: int,
+        patch_size: tuple[int, int, int],
+        block: tuple[int, int] = (1, 1),
+    ):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.block = patch_size, block
         self.modulation = Modulation(time_dim, model_dim, 2)
         self.norm = nn.LayerNorm(model_dim, elementwise_affine=False)
         self.out_layer = nn.Linear(model_dim, math.prod(patch_size) * visual_dim)
@@ -206,6 +225,6 @@ class OutLayer(nn.Module):
         """Unpatchify into a grid of so many patches along time, height and width."""
         shift, scale = self.modulation(time_embed).chunk(2, dim=-1)
         x = self.out_layer(modulate(self.norm, x, shift, scale))
-        (t, h, w), (pt, ph, pw) = grid, self.patch_size
-        unpatch = "... (t h w) (c pt ph pw) -> ... (t pt) (h ph) (w pw) c"
-        return rearrange(x, unpatch, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
+        (t, h, w), (pt, ph, pw), (bh, bw) = grid, self.patch_size, self.block
+        unpatch = "... (t h w bh bw) (c pt ph pw) -> ... (t pt) (h bh ph) (w bw pw) c"
+        return rearrange(x, unpatch, t=t, h=h // bh, w=w // bw, pt=pt, ph=ph, pw=pw, bh=bh, bw=bw)

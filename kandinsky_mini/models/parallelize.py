@@ -164,6 +164,15 @@ def query_plans() -> tuple[Plan, Plan]:
     return before, after
 
 
+def near_plan() -> Plan:
+    """For a model with NABLA, where queries are split: of the blocks nearby, a rank needs the rows of its queries."""
+    return {
+        "visual_transformer_blocks.*.self_attention.attention": PrepareModuleInput(  # whole -> rows; free
+            input_kwarg_layouts={"near": WHOLE}, desired_input_kwarg_layouts={"near": TOKENS}, use_local_output=True
+        ),
+    }
+
+
 def parallelize_dit(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: str = "talk") -> DiffusionTransformer3D:
     """Shard the model in place over a mesh. On a mesh of one rank nothing changes.
 
@@ -196,6 +205,8 @@ def _parallelize_queries(dit: DiffusionTransformer3D, mesh: DeviceMesh, plan: st
     check_divisible(dit.config, mesh["context_parallel"].size(), plan)
     parallelize_module(dit, mesh["query_parallel"], before)
     parallelize_dit(dit, mesh["context_parallel"], plan)
+    if dit.config.nabla:
+        parallelize_module(dit, mesh["query_parallel"], near_plan())
     return parallelize_module(dit, mesh["query_parallel"], after)
 
 

@@ -115,7 +115,7 @@ class ParallelLayout:
             cure = f". {world_size} ranks can split it by {', or by '.join(filter(None, cures))}" if fits else ""
             raise ValueError(f"{error}{cure}") from error
 
-    def check_run(self, sampling: SamplingConfig, patch_size: tuple[int, int, int]) -> None:
+    def check_run(self, sampling: SamplingConfig, config: DiTConfig) -> None:
         """Refuse a run whose guidance or whose visual tokens this layout cannot split.
 
         Raises:
@@ -126,9 +126,14 @@ class ParallelLayout:
                 f"the layout {self} computes the two branches of the guidance side by side, but with a guidance weight "
                 "of 1 there is only one: use a layout without cfg"
             )
-        grid = [size // patch for size, patch in zip(sampling.latent_size, patch_size, strict=True)]
+        grid = [size // patch for size, patch in zip(sampling.latent_size, config.patch_size, strict=True)]
+        if config.nabla and prod(grid) // config.nabla.block_tokens % self.queries:
+            raise ValueError(
+                f"the layout {self} splits the queries, and {prod(grid) // config.nabla.block_tokens} blocks of NABLA "
+                f"are not divisible by {self.queries}: choose another size, or a layout that splits no queries"
+            )
         if self.kind in SPLITS_TOKENS and prod(grid) % self.branch_ranks:
-            unit = PIXELS_PER_LATENT * patch_size[-1] * self.branch_ranks
+            unit = PIXELS_PER_LATENT * config.patch_size[-1] * self.branch_ranks
             raise ValueError(
                 f"the layout {self} splits the visual tokens, and {' x '.join(map(str, grid))} tokens are not "
                 f"divisible by {self.branch_ranks}: choose a width that is a multiple of {unit} pixels, "

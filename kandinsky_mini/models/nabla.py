@@ -1,0 +1,156 @@
+"""NABLA, the sparse attention of the model for 10 seconds (arXiv 2507.13546): most blocks of tokens are left out.
+
+The tokens are ordered so that each block holds the patches of one rectangle of a frame. Every head looks at a coarse
+map, which has one mean query and one mean key for each block, and keeps for each row the few blocks that make up most
+of the row. Blocks that are near in time and place are always kept.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from ..config import NablaConfig
+from .attention import Attention
+
+
+class NablaAttention(Attention):
+    """Attention between those blocks of tokens that NABLA keeps. Each head chooses its own."""
+
+    def __init__(self, config: NablaConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+        """q, k, v (..., S, heads, head_dim), near (blocks, blocks) -> (..., S, heads, head_dim)."""
+        heads_first = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
+        count, order = self.choose(*heads_first[:2], near)
+        attend = attend_by_flex if q.is_cuda else attend_by_mask
+        return attend(*heads_first, count, order, self.config.block_tokens).transpose(1, 2).reshape(q.shape)
+
+    def choose(self, q: torch.Tensor, k: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose blocks as choose_blocks does. q and k are (..., heads, S, head_dim)."""
+        return choose_blocks(coarse_scores(q, k, self.config.block_tokens), near, self.config.P)
+
+
+def near_blocks(grid: tuple[int, int, int], config: NablaConfig, device: torch.device) -> torch.Tensor:
+    """Return which blocks are always kept, (blocks, blocks): those within a window around each block.
+
+    grid is the number of patches along time, height and width.
+
+    Raises:
+        ValueError: the patches of a frame do not fill whole blocks.
+    """
+    block = (1, *config.block)
+    if any(size % part for size, part in zip(grid, block, strict=True)):
+        raise ValueError(f"NABLA needs whole blocks of {config.block} patches, and a frame has {grid[1:]}")
+    blocks = [size // part for size, part in zip(grid, block, strict=True)]
+    places = torch.cartesian_prod(*(torch.arange(size, device=device) for size in blocks))  # (blocks, 3)
+    reach = torch.tensor([size // 2 for size in config.window], device=device)
+    return ((places[:, None] - places).abs() <= reach).all(-1)
+
+
+def coarse_scores(q: torch.Tensor, k: torch.Tensor, block_tokens: int) -> torch.Tensor:
+    """Return how well each block's mean query fits each block's mean key, in float32 (..., heads, blocks, blocks).
+
+    Their softmax over the last dimension is the coarse map. q and k are (..., heads, S, head_dim).
+    """
+    q_mean, k_mean = (x.unflatten(-2, (-1, block_tokens)).mean(-2, dtype=torch.float32) for x in (q, k))
+    return (q_mean / math.sqrt(q.shape[-1])) @ k_mean.transpose(-1, -2)
+
+
+@torch.library.custom_op("kandinsky_mini::choose_blocks", mutates_args=())
+def choose_blocks(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose for each row the fewest blocks that make up the share P of the coarse map, and those nearby.
+
+    Blocks with equal weights stay or go together. This is the way for a CPU. On a GPU sorting is slow, so a kernel of
+    our own finds the same blocks without it.
+
+    Args:
+        scores: (..., blocks of queries, blocks of keys), in float32. near: (blocks of queries, blocks of keys).
+
+    Returns:
+        for each row the number of blocks that are kept, (...), and the numbers of all blocks (..., blocks of keys),
+        first those that are kept. Both are int32.
+    """
+    weights = scores.softmax(-1)
+    values = weights.sort(-1).values
+    # A block is left out if it and all blocks below it make up less than the rest, 1 - P.
+    left_out = (values.cumsum(-1) < 1.0 - P).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    kept = (weights >= values.gather(-1, left_out)) | near
+    return kept.sum(-1, dtype=torch.int32), kept.byte().argsort(dim=-1, descending=True, stable=True).int()
+
+
+@choose_blocks.register_kernel("cuda")
+def _(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Tensor, torch.Tensor]:
+    from .nabla_kernel import choose  # Triton is there only where PyTorch was built for GPUs
+
+    return choose(scores.contiguous(), near.contiguous(), P)
+
+
+@choose_blocks.register_fake
+def _(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return scores.new_empty(scores.shape[:-1], dtype=torch.int32), scores.new_empty(scores.shape, dtype=torch.int32)
+
+
+def as_mask(count: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Turn what choose_blocks returns into a mask (..., blocks of queries, blocks of keys)."""
+    chosen = torch.arange(order.shape[-1], device=order.device) < count[..., None]
+    return torch.zeros_like(chosen).scatter(-1, order.long(), chosen)
+
+
+def attend_by_mask(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: torch.Tensor, order: torch.Tensor, block_tokens: int
+) -> torch.Tensor:
+    """Compute attention on the kept blocks with a mask of S x S. On a CPU this saves no time."""
+    mask = as_mask(count, order).repeat_interleave(block_tokens, -2).repeat_interleave(block_tokens, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def attend_by_flex(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: torch.Tensor, order: torch.Tensor, block_tokens: int
+) -> torch.Tensor:
+    """Compute attention on the kept blocks alone, with PyTorch's flex_attention. The other blocks take no time."""
+    in_part = torch.zeros_like(count), count.new_zeros(1).expand_as(order)  # no block is kept in part
+    blocks = BlockMask.from_kv_blocks(*in_part, count, order, BLOCK_SIZE=block_tokens, compute_q_blocks=False)
+    tiles = {"BLOCK_M": block_tokens, "BLOCK_N": block_tokens}
+    return compiled_flex()(q, k, v, block_mask=blocks, kernel_options=tiles)
+
+
+@functools.cache
+def compiled_flex() -> Callable[..., torch.Tensor]:
+    """Return flex_attention, compiled. By itself it would compute all blocks, and ignore which ones are kept."""
+    return torch.compile(flex_attention, fullgraph=True)
+
+
+@contextlib.contextmanager
+def densities_of(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Return a list that gets, for each sparse attention of the model in this context, the share kept by each head."""
+    densities = []
+
+    def note(module: NablaAttention, inputs: tuple, other: dict) -> None:
+        count, order = module.choose(*(x.transpose(-3, -2) for x in inputs[:2]), other["near"])
+        densities.append(count.float().mean(-1) / order.shape[-1])
+
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in sparse_attentions(model)]
+    try:
+        yield densities
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def set_share(model: nn.Module, P: float) -> None:
+    """Change the share P in every sparse attention of the model."""
+    for module in sparse_attentions(model):
+        module.config = dataclasses.replace(module.config, P=P)
+
+
+def sparse_attentions(model: nn.Module) -> list[NablaAttention]:
+    return [module for module in model.modules() if isinstance(module, NablaAttention)]

@@ -1,0 +1,43 @@
+"""The choice of NABLA's blocks on a GPU, in Triton. models/nabla.py says what it computes, and does it on a CPU."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+def choose(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do what choose_blocks in models/nabla.py does. scores and near are contiguous, on a GPU."""
+    count = scores.new_empty(scores.shape[:-1], dtype=torch.int32)
+    order = scores.new_empty(scores.shape, dtype=torch.int32)
+    rows, columns = near.shape
+    size = triton.next_power_of_2(columns)
+    _choose[(count.numel(),)](scores, near, count, order, rows, columns, 1.0 - P, size, num_warps=8)
+    return count, order
+
+
+@triton.jit
+def _choose(scores, near, count, order, rows, columns, rest, SIZE: tl.constexpr):
+    """Choose the blocks of one row, which the program holds in registers.
+
+    The smallest weight that is kept is found one bit at a time, because positive numbers are ordered like their bits:
+    a bit is set if all weights below the number with that bit add up to less than the rest.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, SIZE)
+    exists = block < columns
+    score = tl.load(scores + row * columns + block, mask=exists, other=-float("inf"))
+    weight = tl.exp(score - tl.max(score, 0))
+    weight = weight / tl.sum(weight, 0)
+    bits = weight.to(tl.int32, bitcast=True)
+    smallest = 0
+    for i in range(30):  # numbers up to 1 have 30 bits
+        larger = smallest + (1 << (29 - i))
+        left_out = tl.sum(tl.where(bits < larger, weight, 0.0), 0)
+        smallest = tl.where(left_out < rest, larger, smallest)
+    smallest = tl.minimum(smallest, tl.max(bits, 0))  # the largest weight always stays
+    is_near = tl.load(near + row % rows * columns + block, mask=exists, other=0) != 0
+    kept = (((bits >= smallest) | is_near) & exists).to(tl.int32)
+    kept_before, kept_in_all = tl.cumsum(kept, 0) - kept, tl.sum(kept, 0)
+    place = tl.where(kept != 0, kept_before, kept_in_all + block - kept_before)
+    tl.store(count + row, kept_in_all)
+    tl.store(order + row * columns + place, block, mask=exists)
