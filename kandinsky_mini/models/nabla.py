@@ -32,7 +32,7 @@ class NablaAttention(Attention):
         heads_first = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
         count, order = self.choose(*heads_first[:2], near)
         attend = attend_by_flex if q.is_cuda else attend_by_mask
-        return attend(*heads_first, count, order, self.config.block_tokens).transpose(1, 2).reshape(q.shape)
+        return attend(*heads_first, count, order, self.config.block_tokens).reshape(q.shape)
 
     def choose(self, q: torch.Tensor, k: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Choose blocks as choose_blocks does. q and k are (..., heads, S, head_dim)."""
@@ -108,24 +108,37 @@ def as_mask(count: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def attend_by_mask(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: torch.Tensor, order: torch.Tensor, block_tokens: int
 ) -> torch.Tensor:
-    """Compute attention on the kept blocks with a mask of S x S. On a CPU this saves no time."""
+    """Compute attention on the kept blocks with a mask of S x S. On a CPU this saves no time.
+
+    q, k, v (batch, heads, S, head_dim), count and order from choose_blocks -> (batch, S, heads, head_dim).
+    """
     mask = as_mask(count, order).repeat_interleave(block_tokens, -2).repeat_interleave(block_tokens, -1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
+@torch.library.custom_op("kandinsky_mini::attend_by_flex", mutates_args=())
 def attend_by_flex(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: torch.Tensor, order: torch.Tensor, block_tokens: int
 ) -> torch.Tensor:
-    """Compute attention on the kept blocks alone, with PyTorch's flex_attention. The other blocks take no time."""
-    in_part = torch.zeros_like(count), count.new_zeros(1).expand_as(order)  # no block is kept in part
+    """Compute what attend_by_mask does with PyTorch's flex_attention. The blocks that are left out take no time.
+
+    It is an operator of its own, so that it is compiled wherever it is called from. Otherwise, flex_attention would
+    compute all blocks, and ignore which ones are kept.
+    """
+    # No block is kept in part. The compiler for CPUs fails if it gets the same tensor twice, so there is a view of it.
+    in_part = torch.zeros_like(count), order.view_as(order)
     blocks = BlockMask.from_kv_blocks(*in_part, count, order, BLOCK_SIZE=block_tokens, compute_q_blocks=False)
     tiles = {"BLOCK_M": block_tokens, "BLOCK_N": block_tokens}
-    return compiled_flex()(q, k, v, block_mask=blocks, kernel_options=tiles)
+    return compiled_flex()(q, k, v, block_mask=blocks, kernel_options=tiles).transpose(1, 2).contiguous()
+
+
+@attend_by_flex.register_fake
+def _(q: torch.Tensor, *_: torch.Tensor | int) -> torch.Tensor:
+    return q.new_empty(q.transpose(1, 2).shape)
 
 
 @functools.cache
 def compiled_flex() -> Callable[..., torch.Tensor]:
-    """Return flex_attention, compiled. By itself it would compute all blocks, and ignore which ones are kept."""
     return torch.compile(flex_attention, fullgraph=True)
 
 
