@@ -173,7 +173,7 @@ def test_the_benchmark_s_page_has_the_records_of_flash4():
         assert f"| {' | '.join(cells)} | {max(record.peak_bytes) / 1e9:.1f} GB |" in page
         assert record.date in page and record.device.removeprefix("NVIDIA ") in page
     table = page.split("| video and GPUs | layout | kernel |")[1].split("| On one GPU")[0]
-    assert page.count(" flash-attn-4 | ") + table.count(" cuDNN | ") == len(records)
+    assert page.count("| flash-attn-4 | ") + table.count(" cuDNN | ") == len(records)
     ours = {record.attention: record for record in records if record.seconds_of_video == 5 and record.ranks == 1}
     flash4, cudnn = ours["flash4"], ours["cudnn"]
     assert f"takes {100 * (1 - flash4.step / cudnn.step):.1f} % less time. In the profile" in page
@@ -217,10 +217,11 @@ def test_the_benchmark_s_page_has_the_records_of_other_libraries():
         assert (ours.device, ours.ranks) == (other.device, other.ranks)
         return f"{100 * (1 - ours.step / other.step):.1f} % less"
 
-    quotes = []
+    talk = {record.engine: record for record in load_records(PUBLISHED / "talk_10s")}
+    quotes = [f"the talk's plan takes {less(5, 'tp2', 'tp2')} time"]
+    quotes += [f"{record.name}.json) {'took ' * (name == 'ours')}{record.step:.3f} s" for name, record in talk.items()]
     for start, pair in {
         "our step on one GPU takes": ("tp1", "tp1"),
-        "the talk's plan takes": ("tp2", "tp2"),
         "a step of `cfg2-tp1` takes": ("cfg2-tp1", "tp2"),
         "a step of `cfg2-ulysses2` takes": ("cfg2-ulysses2", "ulysses4"),
     }.items():
@@ -231,6 +232,54 @@ def test_the_benchmark_s_page_has_the_records_of_other_libraries():
         f"Compared with cache-dit's `tp4` on flash-attn-4, a step takes {less(5, 'cfg2-ulysses2', 'tp4')} time"
     )
     assert [quote for quote in quotes if quote not in " ".join(page.split())] == []
+
+
+def test_the_benchmark_s_page_has_the_records_of_sparse_attention():
+    page, records = read("assets", "benchmarks", "README.md"), load_records(PUBLISHED / "nabla")
+    rows = []
+    for record in sorted(records, key=lambda record: (-(record.density or 1), record.engine)):
+        cells = [
+            "NABLA, on flex_attention" if record.density else "full, on flash-attn-4",
+            record.engine,
+            f"{record.density or 1:g}",
+            f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+            f"{record.warmup_seconds[0][0]:.0f} s",
+            f"{record.peak_bytes[0] / 1e9:.1f} GB",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        assert record.ranks == 1 and gpu(record) == "H200" and record.date in page
+        assert record.density is None or abs(record.kept[0] / record.density - 1) < 0.02
+    table = page.split("| attention of 10 s of video, 1 H200 |")[1].split("\n\n")[0]
+    assert sorted(table.splitlines()[2:]) == sorted(rows)
+    of = {(record.engine, record.density): record for record in records}
+    less = [f"{100 * (1 - of['ours', d].step / of['diffusers', d].step):.1f} % less" for d in (0.2, 0.1)]
+    rest = [f"{of[engine, 0.2].breakdown['rest']:.3f} s" for engine in ("ours", "diffusers")]
+    page = " ".join(page.split())
+    assert f"takes {less[0]} time than one of diffusers at density 0.2, and {less[1]} at 0.1" in page
+    assert f"takes {rest[0]} in place of {rest[1]}" in page
+
+
+def test_the_benchmark_s_page_has_the_records_of_whole_runs():
+    page, steps = read("assets", "benchmarks", "README.md"), load_config("lite_5s").sampling.num_steps
+    records = {record.gpus: record for record in load_records(PUBLISHED / "whole_h200")}
+    decoding, quotes = [], []
+    for gpus, record in records.items():
+        outside = sum(filter(None, record.parts.values()))
+        share = outside / (outside + steps * record.step)
+        cells = [f"{gpus} GPU{'s' * (gpus > 1)}, `{record.layout}`"]
+        cells += [f"{record.parts[part]:.1f} s" for part in ("expand", "text")]
+        cells += [f"{steps * record.step:.1f} s", f"{record.parts['vae']:.1f} s", f"{100 * share:.0f} %"]
+        quotes.append(f"| {' | '.join(cells)} | {max(record.peak_bytes) / 1e9:.1f} GB |")
+        decoding.append(record.parts["vae"])
+        assert record.parts["save"] is None and record.date in page
+    two = records[2]
+    others = two.parts["text"] + two.parts["vae"]
+    quotes.append(f"Two ranks decode {decoding[0] / decoding[1]:.1f} times as fast as one.")
+    quotes.append(f"leaves out, {100 * others / (others + steps * two.step):.0f} % of the run on two GPUs")
+    first, second = (f"{each / 1e9:.1f} GB" for each in two.peak_bytes)
+    quotes += [f"Rank 0 needs {first}", f"The other rank, which has none, needs {second}"]
+    page = " ".join(page.split())
+    assert [quote for quote in quotes if quote not in page] == []
 
 
 def test_the_benchmark_s_page_compares_the_layouts_as_the_records_do(layouts):
@@ -367,7 +416,7 @@ def test_the_curve_of_the_vae_ends_at_the_quality_that_was_measured(monkeypatch,
 def memory_rows() -> list[str]:
     """Return the table of memory: what the cost model predicts for a rank, and the largest peak in the records."""
     of: dict[tuple[int, str], list[int]] = {}
-    for record in [*load_records(PUBLISHED / "layouts"), *load_records(PUBLISHED / "peers")]:
+    for record in itertools.chain.from_iterable(load_records(PUBLISHED / f) for f in ("layouts", "peers", "talk_10s")):
         if record.engine == "ours":
             of.setdefault((record.seconds_of_video, str(record.layout)), []).extend(record.peak_bytes)
     rows = []
@@ -391,6 +440,10 @@ def test_the_page_of_the_released_weights_has_the_memory_of_the_records():
     page = " ".join(page.split())
     assert f"{whole.name}.json) took {peaks['text_embedder'] / 1e9:.1f} GB, without the {head / 1e9:.1f} GB" in page
     assert f"The VAE took at most {peaks['vae'] / 1e9:.1f} GB" in page
+    (two,) = (record for record in load_records(PUBLISHED / "whole_h200") if record.gpus == 2)
+    weights = predict(load_config("lite_5s").dit, load_config("lite_5s").sampling, two.layout, load_ceilings())
+    assert f"{two.name}.json) has the CrossDiT and a VAE, and took {two.peak_bytes[1] / 1e9:.1f} GB." in page
+    assert f"The weights of the CrossDiT are {weights.weight_bytes / 1e9:.1f} GB of it." in page
 
 
 def test_the_page_of_the_released_weights_names_every_configuration_and_options_that_exist():

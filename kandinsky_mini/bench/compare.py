@@ -39,7 +39,7 @@ def predicted_steps(group: list[Record], folder: Path) -> list[float | None]:
 
     The ceilings come from the folder or, if it has none for this GPU, from the published records. A prediction is None
     where there are no ceilings with its kernel, where those have no collectives and there are several ranks, where the
-    configuration is unknown, or where the blocks were not compiled.
+    configuration is unknown, where attention is sparse, or where the blocks were not compiled.
     """
     ceilings = ceilings_of(group[0].device, folder)
     known = {each.attention_kernel: each for each in ceilings}
@@ -73,7 +73,7 @@ def floor(record: Record, folder: Path) -> float | None:
     """Return the seconds of a step that only consists of its matrix products, split evenly over the record's GPUs.
 
     They take as long as alone, with the fastest kernel of attention that was measured on this kind of GPU. The floor is
-    None where there are no ceilings, where the configuration is unknown, or where the blocks were not compiled.
+    None where there are no ceilings, or where workload_of is None.
     """
     config, known = workload_of(record), ceilings_of(record.device, folder)
     if config is None or not known:
@@ -91,9 +91,12 @@ def ceilings_of(device: str, folder: Path) -> list[Ceilings]:
 
 
 def workload_of(record: Record) -> Config | None:
-    """Return the configuration of a run, or None if it is unknown or if the blocks were not compiled."""
+    """Return the configuration of a run that the cost model knows.
+
+    That is None if the configuration is unknown, if attention is sparse, or if the blocks were not compiled.
+    """
     path = CONFIGS / f"{record.config}.yaml"
-    if not (path.exists() and record.compiled):
+    if not (path.exists() and record.compiled) or record.density is not None:
         return None
     config = load_config(path)
     sampling = dataclasses.replace(config.sampling, time_length=record.seconds_of_video)

@@ -34,7 +34,7 @@ def order_of_patches(grid: tuple[int, int], block: tuple[int, int]) -> Figure:
 def maps(pictures: dict[str, torch.Tensor], columns: int = 4) -> Figure:
     """Draw maps (blocks of queries, blocks of keys), each under its title. The larger a value, the darker."""
     rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(12.0, rows * (12.0 / columns + 0.2)), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(12.0, rows * (12.0 / columns + 0.4)), squeeze=False)
     for axis in axes.flat[len(pictures) :]:
         axis.axis("off")
     for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
