@@ -26,7 +26,7 @@ from kandinsky_mini.bench.machine import device_name, interconnect
 from kandinsky_mini.bench.peers import DiffusersDiT, peer_versions
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.bench.records import FOLDER, Record, command_line, versions
-from kandinsky_mini.bench.sparse import keep, with_or_without_nabla
+from kandinsky_mini.bench.sparse import set_density, with_or_without_nabla
 from kandinsky_mini.build import build_dit, compute_dtype, join, load_weights, resolve_layout
 from kandinsky_mini.command import run
 from kandinsky_mini.config import ROOT, Config, SamplingConfig, load_config
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     wire_bytes = count_wire_bytes(dit, noise, *texts, sampling, branches) if world_size() > 1 else 0.0
     time = torch.ones(1, device=device)
     forward = partial(predict_velocity, dit, noise.to(dit.dtype), time, text)
-    kept = keep(args.density, dit, forward) if args.density else []
+    kept = set_density(args.density, dit, forward) if args.density else []
     compiled = device.type == "cuda" if args.compile is None else args.compile
     if compiled:
         compile_blocks(dit) if ours else dit.compile_blocks()

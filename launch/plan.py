@@ -3,7 +3,8 @@
 python launch/plan.py --gpus 8 --config lite_5s
 
 It needs no GPU. The times come from a record of launch/ceilings.py for one kind of GPU, by default the published one.
-They are good for models as large as Lite. For mini, launching a kernel takes longer than the kernel.
+They are good for models as large as Lite. For mini, launching a kernel takes longer than the kernel. Attention is
+predicted in full, even if the model's is sparse.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     layouts, refused = sort_out(config, sampling, args.gpus)
     one, *predictions = (predict(config.dit, sampling, each, ceilings) for each in [ParallelLayout(), *layouts])
     guided = "guided" if sampling.guided else "not guided"
-    print(f"{config.name}, {seconds} s of video, {guided}, on {args.gpus} x {ceilings.device}: predicted")
+    full = ", with full attention, as the cost model knows no sparse one" if config.dit.nabla else ""
+    print(f"{config.name}, {seconds} s of video, {guided}, on {args.gpus} x {ceilings.device}: predicted{full}")
     if predictions:
         print(table(predictions, one, ceilings))
     else:

@@ -41,7 +41,7 @@ class Record:
     offload: in a whole run, whether models that did not work waited in the CPU's memory.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
     density: the share of the blocks that NABLA was to keep, or None with full attention. Its self-attention runs on
-        flex_attention. kept: the share that it kept on each rank.
+        flex_attention. kept: the share that it kept on each rank in the first forward.
     engine: whose model it was, "ours" or another library's. plan: which of our plans, or "own" for another engine's.
     """
 

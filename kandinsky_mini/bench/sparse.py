@@ -11,11 +11,13 @@ from ..models.nabla import densities_of, near_blocks, set_share
 from ..parallel.groups import gather_from_all
 from .peers import DiffusersDiT, densities_of_diffusers
 
-ROUNDS = 8  # after so many, P is right to a 256th
+ROUNDS = 8  # of halving the interval that P is in
 
 
 def with_or_without_nabla(config: Config, density: float | None, sampling: SamplingConfig) -> Config:
-    """Return a configuration with full attention if no density is wanted, and otherwise check that it can be reached.
+    """Return the configuration with full attention if no density is wanted, and otherwise the same one.
+
+    It is checked that NABLA can keep as few blocks as this density says.
 
     Raises:
         ValueError: the model has no sparse attention, or the density is less than NABLA keeps in any case.
@@ -33,7 +35,9 @@ def with_or_without_nabla(config: Config, density: float | None, sampling: Sampl
 
 
 @torch.no_grad()
-def keep(density: float, dit: DiffusionTransformer3D | DiffusersDiT, forward: Callable[[], object]) -> list[float]:
+def set_density(
+    density: float, dit: DiffusionTransformer3D | DiffusersDiT, forward: Callable[[], object]
+) -> list[float]:
     """Set P so that a forward keeps about this share of the blocks, and return the share that each rank keeps.
 
     forward() must run the model, whose blocks must not be compiled yet.
@@ -56,4 +60,5 @@ def kept_shares(dit: DiffusionTransformer3D | DiffusersDiT, P: float, forward: C
         recorded = densities_of(dit)
     with recorded as densities:
         forward()
-    return gather_from_all(torch.tensor([torch.as_tensor(each).mean() for each in densities]).mean().item())
+    of_attentions = torch.stack([torch.as_tensor(each).mean().cpu() for each in densities])
+    return gather_from_all(of_attentions.mean().item())

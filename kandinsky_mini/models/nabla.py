@@ -28,19 +28,23 @@ class NablaAttention(Attention):
         self.config = config
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-        """q, k, v (..., S, heads, head_dim), near (blocks, blocks) -> (..., S, heads, head_dim)."""
+        """Attend to the chosen blocks: q (..., S, heads, head_dim) -> (..., S, heads, head_dim).
+
+        k and v are (..., K, heads, head_dim). K is S, unless a rank has a part of the queries alone. near is (blocks of
+        queries, blocks of keys).
+        """
         heads_first = [x.reshape(-1, *x.shape[-3:]).transpose(1, 2) for x in (q, k, v)]
         count, order = self.choose(*heads_first[:2], near)
         attend = attend_by_flex if q.is_cuda else attend_by_mask
         return attend(*heads_first, count, order, self.config.block_tokens).reshape(q.shape)
 
     def choose(self, q: torch.Tensor, k: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose blocks as choose_blocks does. q and k are (..., heads, S, head_dim)."""
+        """Return choose_blocks' count and order for q (..., heads, S, head_dim) and k (..., heads, K, head_dim)."""
         return choose_blocks(coarse_scores(q, k, self.config.block_tokens), near, self.config.P)
 
 
 def near_blocks(grid: tuple[int, int, int], config: NablaConfig, device: torch.device) -> torch.Tensor:
-    """Return which blocks are always kept, (blocks, blocks): those within a window around each block.
+    """Mark the blocks that are always kept, (blocks, blocks) bool: those within a window around each block.
 
     grid is the number of patches along time, height and width.
 
@@ -57,9 +61,10 @@ def near_blocks(grid: tuple[int, int, int], config: NablaConfig, device: torch.d
 
 
 def coarse_scores(q: torch.Tensor, k: torch.Tensor, block_tokens: int) -> torch.Tensor:
-    """Return how well each block's mean query fits each block's mean key, in float32 (..., heads, blocks, blocks).
+    """Return how well the mean query of each block fits the mean key of each block, in float32.
 
-    Their softmax over the last dimension is the coarse map. q and k are (..., heads, S, head_dim).
+    q (..., heads, S, head_dim), k (..., heads, K, head_dim) -> (..., heads, blocks of queries, blocks of keys). The
+    softmax over the last dimension is the coarse map.
     """
     q_mean, k_mean = (x.unflatten(-2, (-1, block_tokens)).mean(-2, dtype=torch.float32) for x in (q, k))
     return (q_mean / math.sqrt(q.shape[-1])) @ k_mean.transpose(-1, -2)
@@ -73,11 +78,13 @@ def choose_blocks(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[t
     our own finds the same blocks without it.
 
     Args:
-        scores: (..., blocks of queries, blocks of keys), in float32. near: (blocks of queries, blocks of keys).
+        scores: (..., blocks of queries, blocks of keys), in float32.
+        near: (blocks of queries, blocks of keys), bool.
 
     Returns:
-        for each row the number of blocks that are kept, (...), and the numbers of all blocks (..., blocks of keys),
-        first those that are kept. Both are int32.
+        count: how many blocks each row keeps, (..., blocks of queries), int32.
+        order: for each row the numbers of all blocks, (..., blocks of queries, blocks of keys), int32. Those that are
+            kept come first.
     """
     weights = scores.softmax(-1)
     values = weights.sort(-1).values
@@ -100,7 +107,7 @@ def _(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Tensor,
 
 
 def as_mask(count: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Turn what choose_blocks returns into a mask (..., blocks of queries, blocks of keys)."""
+    """Turn choose_blocks' count and order into a mask (..., blocks of queries, blocks of keys), bool."""
     chosen = torch.arange(order.shape[-1], device=order.device) < count[..., None]
     return torch.zeros_like(chosen).scatter(-1, order.long(), chosen)
 
@@ -110,7 +117,8 @@ def attend_by_mask(
 ) -> torch.Tensor:
     """Compute attention on the kept blocks with a mask of S x S. On a CPU this saves no time.
 
-    q, k, v (batch, heads, S, head_dim), count and order from choose_blocks -> (batch, S, heads, head_dim).
+    q (batch, heads, S, head_dim), k, v (batch, heads, K, head_dim), count and order from choose_blocks ->
+    (batch, S, heads, head_dim).
     """
     mask = as_mask(count, order).repeat_interleave(block_tokens, -2).repeat_interleave(block_tokens, -1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
@@ -120,10 +128,10 @@ def attend_by_mask(
 def attend_by_flex(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: torch.Tensor, order: torch.Tensor, block_tokens: int
 ) -> torch.Tensor:
-    """Compute what attend_by_mask does with PyTorch's flex_attention. The blocks that are left out take no time.
+    """Compute what attend_by_mask does, with the same arguments, by PyTorch's flex_attention.
 
-    It is an operator of its own, so that it is compiled wherever it is called from. Otherwise, flex_attention would
-    compute all blocks, and ignore which ones are kept.
+    Blocks that are left out take no time. It is an operator of its own, so that it is compiled wherever it is called
+    from. Uncompiled, flex_attention would compute all blocks, because it ignores lists of blocks.
     """
     # No block is kept in part. The compiler for CPUs fails if it gets the same tensor twice, so there is a view of it.
     in_part = torch.zeros_like(count), order.view_as(order)
@@ -144,7 +152,10 @@ def compiled_flex() -> Callable[..., torch.Tensor]:
 
 @contextlib.contextmanager
 def densities_of(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Return a list that gets, for each sparse attention of the model in this context, the share kept by each head."""
+    """Yield a list. Each call of a sparse attention in this context adds the share that each head keeps, (..., heads).
+
+    The model's blocks must not be compiled, because compiled ones do not run hooks that were added later.
+    """
     densities = []
 
     def note(module: NablaAttention, inputs: tuple, other: dict) -> None:

@@ -30,11 +30,10 @@ def balanced_order(work: Sequence[float], ranks: int) -> list[int]:
 def reorder_heads(attention: MultiheadSelfAttention, out: nn.Linear, order: Sequence[int]) -> None:
     """Put the heads of an unsharded attention into another order, in place. What `out` returns stays the same.
 
-    A head is a group of rows in the weights of queries, keys and values, and one of columns in those of the output
-    projection `out`, where all heads are added up.
+    A head is a group of rows in the weights of queries, keys and values, which are (D, D), and a group of columns in
+    the weight of the output projection `out`.
     """
-    order = torch.as_tensor(order)
     for layer in (attention.to_query, attention.to_key, attention.to_value):
         for parameter in (layer.weight, layer.bias):
-            parameter.copy_(parameter.unflatten(0, (len(order), -1))[order].flatten(0, 1))
-    out.weight.copy_(out.weight.unflatten(1, (len(order), -1))[:, order].flatten(1, 2))
+            parameter.copy_(parameter.unflatten(0, (len(order), -1))[list(order)].flatten(0, 1))
+    out.weight.copy_(out.weight.unflatten(1, (len(order), -1))[:, list(order)].flatten(1, 2))

@@ -2,7 +2,7 @@
 
 The communication is exact. Times come from the ceilings of a GPU, and leave out what no ceiling shows: the gaps between
 kernels, and how much ranks wait for one another. They are good for models as large as Lite. In mini, launching a kernel
-takes longer than the kernel.
+takes longer than the kernel. Attention is predicted in full, even if the model's is sparse.
 """
 
 import functools
@@ -230,7 +230,9 @@ def activation_bytes(config: DiTConfig, tokens: int, layout: ParallelLayout) -> 
     in_feed_forward = 2 * stream + entered + hidden
     in_output_layer = 5 * stream  # in the norm: the tokens, and two tensors in float32
     embedding = X + stream if layout.kind in SPLITS_TOKENS and P > 1 else X  # all tokens, and the rank's share
-    return int(max(in_feed_forward, in_output_layer, embedding))
+    # Queries, keys and values, and a copy of them that is sent, beside the input that they were computed from.
+    in_exchange = 2 * stream + 6 * X / P if layout.kind == "ulysses" and P > 1 else 0
+    return int(max(in_feed_forward, in_output_layer, embedding, in_exchange))
 
 
 def _out_width(config: DiTConfig) -> int:

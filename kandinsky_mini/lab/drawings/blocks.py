@@ -14,16 +14,16 @@ from .canvas import rank_colour
 def order_of_patches(grid: tuple[int, int], block: tuple[int, int]) -> Figure:
     """Draw the patches of one frame, with their numbers: row by row, and block by block as NABLA wants them.
 
-    Each block has a colour. grid and block are heights and widths in patches.
+    Neighbouring blocks differ in colour. grid and block are heights and widths in patches.
     """
     (height, width), (bh, bw) = grid, block
     ordered = torch.arange(height * width)
     by_rows = ordered.view(height, width)
     by_blocks = rearrange(ordered, "(h w bh bw) -> (h bh) (w bw)", w=width // bw, bh=bh, bw=bw)
-    block_of = by_blocks // (bh * bw)
+    down, across = by_blocks // (bh * bw) // (width // bw), by_blocks // (bh * bw) % (width // bw)
     figure, axes = plt.subplots(1, 2, figsize=(12.0, 6.0 * height / width + 0.4))
     for axis, numbers, title in zip(axes, (by_rows, by_blocks), ("row by row", "block by block"), strict=True):
-        axis.imshow(2 * (block_of // (width // bw) % 2) + block_of % (width // bw) % 2, cmap="Pastel1", vmin=0, vmax=8)
+        axis.imshow(2 * (down % 2) + across % 2, cmap="Pastel1", vmin=0, vmax=8)
         for row in range(height):
             for column in range(width):
                 axis.text(column, row, str(numbers[row, column].item()), ha="center", va="center", fontsize=9)
