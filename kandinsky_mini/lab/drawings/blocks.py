@@ -23,7 +23,7 @@ def order_of_patches(grid: tuple[int, int], block: tuple[int, int]) -> Figure:
     down, across = by_blocks // (bh * bw) // (width // bw), by_blocks // (bh * bw) % (width // bw)
     figure, axes = plt.subplots(1, 2, figsize=(12.0, 6.0 * height / width + 0.4))
     for axis, numbers, title in zip(axes, (by_rows, by_blocks), ("row by row", "block by block"), strict=True):
-        axis.imshow(2 * (down % 2) + across % 2, cmap="Pastel1", vmin=0, vmax=8)
+        axis.imshow((2 * (down % 2) + across % 2).numpy(), cmap="Pastel1", vmin=0, vmax=8)
         for row in range(height):
             for column in range(width):
                 axis.text(column, row, str(numbers[row, column].item()), ha="center", va="center", fontsize=9)
@@ -38,7 +38,7 @@ def maps(pictures: dict[str, torch.Tensor], columns: int = 4) -> Figure:
     for axis in axes.flat[len(pictures) :]:
         axis.axis("off")
     for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
-        axis.imshow(picture.float(), cmap="Greys", vmin=0.0)
+        axis.imshow(picture.float().numpy(), cmap="Greys", vmin=0.0)
         axis.set_title(title, fontsize=11)
     return finish(figure)
 
