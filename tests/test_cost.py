@@ -114,6 +114,13 @@ def test_a_collective_is_interpolated_between_the_sizes_that_were_measured():
     assert seconds("all_reduce", 4, 10**8) == pytest.approx(1.5e-3, rel=0.02)
 
 
+def test_the_number_of_ranks_that_was_measured_is_near_as_a_ratio():
+    """3 ranks are closer to 4 than to 2."""
+    four = {("all_reduce", 4, 10**6): 0.4, ("all_reduce", 4, 10**9): 400.0}
+    ceilings = dataclasses.replace(CEILINGS, collectives=CEILINGS.collectives | four)
+    assert ceilings.collective_seconds("all_reduce", 3, 9 * 10**6) == pytest.approx(0.4 * 8, rel=0.01)
+
+
 def test_kinds_that_were_not_measured_are_said():
     alone = dataclasses.replace(CEILINGS, collectives={})
     with pytest.raises(ValueError, match="no all_reduce was measured on a GPU: run launch/ceilings.py on several GPUs"):

@@ -91,6 +91,15 @@ def test_a_network_interface_that_is_named_is_kept_also_on_one_machine(launcher,
     assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
 
 
+def test_ranks_on_several_machines_do_not_take_the_loopback(launcher, monkeypatch):
+    """They would wait for the others in vain."""
+    launcher(**MEETING, LOCAL_WORLD_SIZE="1")
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    groups.join_group("cpu")
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
 def test_several_network_interfaces_may_be_named(launcher, monkeypatch):
     launcher(**MEETING)
     joined = []

@@ -39,6 +39,7 @@ from kandinsky_mini.models.nabla import (
     attend_by_flex,
     attend_by_mask,
     choose_blocks,
+    densities_of,
     near_blocks,
 )
 from kandinsky_mini.models.parallelize import PLANS, parallelize_dit
@@ -212,7 +213,7 @@ def test_outputs_are_those_of_diffusers(as_diffusers, frame):
     while True:
         x = torch.randn(5, *frame, SMALL.in_visual_dim)
         inputs = (x, *inputs[1:4], rope_positions(ours, x), inputs[5], (1.0, 2.0, 2.0))
-        if smallest_margin(ours, inputs) > SAFE_MARGIN / 10:
+        if smallest_margin(ours, inputs) > 10 * SAFE_MARGIN:  # queries and keys are rounded to bfloat16 here
             break
     assert relative_difference(ours(*inputs), theirs(*inputs)) < MODULE_BAR
     assert len(as_diffusers) == SMALL.num_visual_blocks
@@ -285,14 +286,18 @@ def test_ranks_with_a_part_of_the_queries_have_their_rows_of_the_map(layout):
 @torch.no_grad()
 def check_parity(layout: ParallelLayout, plan: str) -> None:
     model, inputs = sparse_model_and_inputs()
-    whole = model(*inputs)
+    with densities_of(model) as densities:
+        whole = model(*inputs)
     dense = random_model()
     dense.load_state_dict(model.state_dict())
     assert relative_difference(whole, dense(*inputs)) > 100 * MODEL_BAR  # that much depends on the blocks
     with simulated_ranks(layout) as mesh:
         sharded = parallelize_dit(copy.deepcopy(model), mesh[layout.dimensions], plan)
-        for out in per_rank(sharded(*inputs)):
-            assert relative_difference(out, whole) < MODEL_BAR
+        with densities_of(sharded) as of_ranks:
+            outputs = per_rank(sharded(*inputs))
+        assert max(relative_difference(out, whole) for out in outputs) < MODEL_BAR
+        for density, parts in zip(densities, of_ranks, strict=True):
+            assert torch.stack(per_rank(parts)).mean().item() == pytest.approx(density.mean().item())
 
 
 def test_parts_of_the_queries_hold_whole_blocks():

@@ -161,6 +161,9 @@ def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
     (axis,) = plot.peers([*alone, ours, others], tmp_path).axes
     assert [text.get_text() for text in axis.texts] == ["1.000 s", "0.800 s"]  # "a GPU" has no ceilings
     assert [label.get_text() for label in axis.get_yticklabels()] == ["cache-dit, tp2, cudnn", "ours, tp2, cudnn"]
+    one_gpu = [of_layout("tp1", 2.0), dataclasses.replace(of_layout("tp1", 2.5), engine="diffusers")]
+    (axis,) = plot.peers(one_gpu, tmp_path).axes  # cache-dit has nothing to split there
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["diffusers, tp1, cudnn", "ours, tp1, cudnn"]
     with pytest.raises(compare.NoRecords, match="several libraries on the same number of GPUs"):
         compare.by_video_and_ranks([*alone, ours])
     for kernel, faster in (("cudnn", 1.0), ("flash4", 0.5)):
@@ -173,6 +176,9 @@ def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
     seconds = predict(config.dit, config.sampling, ParallelLayout(), ceilings, (200, 60)).seconds
     assert compare.floor(ours, tmp_path) == pytest.approx((seconds["attention"] + seconds["linear"]) / 2)
     assert compare.predicted_steps([dataclasses.replace(ours, attention="sdpa")], tmp_path) == [None]
+    assert compare.predicted_steps([dataclasses.replace(ours, layout=ParallelLayout())], tmp_path) != [None]
+    sparse = dataclasses.replace(ours, layout=ParallelLayout(), density=0.2)
+    assert compare.predicted_steps([sparse], tmp_path) == [None] and compare.floor(sparse, tmp_path) is None
 
 
 def test_own_ceilings_count_before_those_that_are_published(tmp_path):

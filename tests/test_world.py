@@ -252,6 +252,22 @@ def test_feet_follow_the_distance_also_where_a_figure_slows_down():
     torch.testing.assert_close(stride, 2 * math.pi * travelled / STRIDE)
 
 
+def test_a_foot_is_lifted_while_it_swings_forward():
+    chance = torch.full((1, CHANCES), 0.5)
+    pose = poses([Scene("cat", "red", "walks right", "meadow")], chance, 49, FPS, 192.0, "cpu")
+    swing, rise = pose.swing.flatten(), pose.rise.flatten()
+    forward = swing.diff()  # of the feet with step 1, in the direction of the walk
+    clear = (forward.abs() > 0.2 * forward.abs().max()) & (rise[1:].abs() > 1)
+    assert clear.sum() > 20 and ((forward > 0) == (rise[1:] > 0))[clear].all()
+
+
+def test_a_limb_is_as_thick_at_each_end_as_it_is_told():
+    x = torch.tensor([0.0, 10.0, 5.0])
+    brush = Brush(torch.zeros(1, 3, 1, 1, 3), x, torch.zeros(3), 1.0, {})
+    assert brush.to_limb((0, 0), (10, 0), 3.0, 1.0).tolist() == [-3.0, -1.0, -2.0]
+    assert brush.to_limb((0, 0), (10, 0), 3.0).tolist() == [-3.0, -3.0, -3.0]
+
+
 @pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
 def test_stars_keep_clear_of_the_moon(place):
     brush = MagicMock()
