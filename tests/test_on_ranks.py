@@ -149,4 +149,5 @@ def test_the_default_video_is_that_of_one_process(ranks, tmp_path):
     measured = measure(ranks, 2, 25, tmp_path)
     alone = video_of_one_process(2, 25, measured["seed"])
     assert max(measured["parity"]["talk"].values()) < MODEL_BAR
+    assert max(measured["sparse"][plan]["difference"] for plan in [*PLANS, "queries"]) < MODEL_BAR
     assert (alone.int() - measured["video"].int()).abs().max() <= 1
