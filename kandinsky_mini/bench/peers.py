@@ -137,7 +137,7 @@ def _flash4(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: No
 def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: BlockMask, **_) -> torch.Tensor:
     """What diffusers does with flex_attention, with tiles of the mask's size.
 
-    It gives PyTorch one side of the tiles only. For the other one, PyTorch takes 128 on an H100, and refuses the mask.
+    It gives PyTorch one side of the tiles only. The other one, which PyTorch 2.11 chooses on an H100, does not fit.
     """
     tiles = dict(zip(("BLOCK_M", "BLOCK_N"), attn_mask.BLOCK_SIZE, strict=True))
     heads_first = (x.transpose(1, 2) for x in (query, key, value))
