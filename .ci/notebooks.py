@@ -1,10 +1,14 @@
 """Run notebooks and store their outputs: python .ci/notebooks.py notebooks/*.ipynb (make notebooks).
 
-A progress bar is stored as its last line of text. Pages that do not run widgets then show this line and not "0%".
+A progress bar is stored as its last line of text. Pages that do not run widgets then show this line and not "0%". In a
+talk, the presenter's notes of each slide say how long its cells took.
 """
 
 import html
+import math
+import re
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -12,6 +16,7 @@ from nbclient import NotebookClient
 
 from kandinsky_mini.files import write_text
 
+NOTED = re.compile(r"\d+(?= [sс]</summary>)")  # seconds in the notes, in English and in Russian
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 
 
@@ -27,10 +32,30 @@ def last_line(models: dict, model_id: str) -> str | None:
     return html.unescape(line).replace("\u2007", " ")  # tqdm pads with a space that is as wide as a digit
 
 
+def seconds_of(cell: nbformat.NotebookNode) -> float:
+    """Return how long a code cell took. Its metadata no longer says so afterwards."""
+    times = cell.metadata.pop("execution")
+    first, last = (datetime.fromisoformat(times[name]) for name in ("iopub.execute_input", "shell.execute_reply"))
+    return (last - first).total_seconds()
+
+
+def note_seconds(cells: list[nbformat.NotebookNode]) -> None:
+    """Write into the notes of each slide how long the cells up to the next one took, rounded up to whole seconds."""
+    notes, seconds = None, 0.0
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            notes, seconds = cell, 0.0
+            continue
+        seconds += seconds_of(cell)
+        if notes is not None:
+            notes.source = NOTED.sub(str(math.ceil(seconds)), notes.source)
+
+
 def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, record_timing=False, coalesce_streams=True, resources=resources).execute()
+    NotebookClient(notebook, timeout=120, coalesce_streams=True, resources=resources).execute()
+    note_seconds(notebook.cells)
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         for output in cell.outputs:

@@ -12,6 +12,7 @@ from torch import nn
 from kandinsky_mini.bench.random_models import draw_weights
 from kandinsky_mini.build import build_decoder, find_weights
 from kandinsky_mini.config import load_config
+from kandinsky_mini.models import vae_layers
 from kandinsky_mini.models.vae import decode, load_vae
 from kandinsky_mini.models.vae_layers import CausalConv3d, GroupNorm, quicken_decoder, repeat_borders
 from kandinsky_mini.training.fresh_models import new_vae
@@ -46,6 +47,22 @@ def test_constant_values_do_not_become_nan():
     quick = GroupNorm(2, 4, eps=1e-6)
     for value in range(1, 2000, 7):
         assert torch.isfinite(quick(torch.full((1, 4, 3, 5, 5), value / 100))).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_a_convolution_in_parts_gives_the_whole(monkeypatch, frames, kernel):
+    """A part takes two frames at least, because a kernel of three looks back at two. The last part can be shorter."""
+    plain = draw_weights(HunyuanVideoCausalConv3d(4, 6, kernel), torch.device("cpu"))
+    quick = copy.deepcopy(plain)
+    quick.__class__ = CausalConv3d
+    x, parts = torch.randn(2, 4, 7, 5, 6), []
+    monkeypatch.setattr(vae_layers, "VALUES_AT_ONCE", frames * x[:, :, 0].numel())
+    quick.conv.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].shape[2] - (kernel - 1)))
+    assert relative_difference(quick(x), plain(x)) < 1e-6
+    size = max(frames, kernel - 1)
+    assert parts == [min(size, 7 - start) for start in range(0, 7, size)]
 
 
 @torch.no_grad()

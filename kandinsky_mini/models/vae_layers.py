@@ -1,8 +1,8 @@
 """Two layers of the VAE's decoder. Their results are those of diffusers' layers up to rounding, and they suit GPUs.
 
 For the statistics of a group, PyTorch's group normalization uses one multiprocessor. There are 32 groups, and an H100
-has 132 multiprocessors. PyTorch's kernel for padding computes the source of every single value. Do not train with these
-layers: batch_norm passes no gradient to the statistics that it is given.
+has 132 multiprocessors. PyTorch's kernel for padding computes the source of every single value, and it copies the whole
+video. Do not train with these layers: batch_norm passes no gradient to the statistics that it is given.
 """
 
 import torch
@@ -11,12 +11,17 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
 from torch import nn
 
+# A convolution takes as many frames at once as have about this many values. At 512 x 768, these are 1 GB in bfloat16.
+VALUES_AT_ONCE = 2**29
+
 
 def quicken_decoder(vae: AutoencoderKLHunyuanVideo) -> AutoencoderKLHunyuanVideo:
     """Let the VAE decode with the layers of this file, and return it. Its weights and their names stay as they are."""
     layers = {nn.GroupNorm: GroupNorm, HunyuanVideoCausalConv3d: CausalConv3d}
     for module in vae.decoder.modules():
         module.__class__ = layers.get(type(module), type(module))
+        if isinstance(module, nn.SiLU):
+            module.inplace = True  # its input is the result of a normalization, which nothing else uses
     return vae
 
 
@@ -44,10 +49,23 @@ class GroupNorm(nn.GroupNorm):
 
 
 class CausalConv3d(HunyuanVideoCausalConv3d):
-    """A convolution of x (B, C, T, H, W). It pads by repeating the borders of the frames, and the first frame."""
+    """A convolution of x (B, C, T, H, W). It pads by repeating the borders of the frames, and the first frame.
+
+    It goes through a long video in parts, because a padded copy of the whole video takes much memory.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(repeat_borders(x, self.time_causal_padding))
+        *borders, before, after = self.time_causal_padding
+        frames = max(before, 1, VALUES_AT_ONCE // x[:, :, 0].numel())
+        if x.shape[2] <= frames:
+            return self.conv(repeat_borders(x, self.time_causal_padding))
+        out = x.new_empty(len(x), self.conv.out_channels, *x.shape[2:])
+        for start in range(0, x.shape[2], frames):
+            # A part needs the frames before it, too. Only the first part has none, and repeats its first frame.
+            part = x[:, :, max(0, start - before) : start + frames]
+            padding = (*borders, before if start == 0 else 0, after)
+            out[:, :, start : start + frames] = self.conv(repeat_borders(part, padding))
+        return out
 
 
 def repeat_borders(x: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:

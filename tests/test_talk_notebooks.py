@@ -1,0 +1,147 @@
+"""The talks in two languages: the same code, notes that keep the time, and recordings that say what they are."""
+
+import json
+
+import re
+import runpy
+import sys
+
+import nbformat
+import pytest
+from helpers import ROOT, TALKS
+
+from kandinsky_mini.bench import recordings
+
+ENGLISH, RUSSIAN = (nbformat.read(path, as_version=4) for path in TALKS)
+NOTES = re.compile(
+    r'<details class="notes"><summary>(\d\d):(\d\d)–(\d\d):(\d\d), (?:cells|ячейки): (\d+) [sс]</summary>'
+)
+MOST_CELLS, MINUTES, LONG = 30, 45, 5
+SLOW = "torchrun --nproc-per-node 1 launch/generate.py"
+
+
+def markdown(talk) -> list[str]:
+    return [cell.source for cell in talk.cells if cell.cell_type == "markdown"]
+
+
+def test_the_two_talks_have_the_same_cells_apart_from_their_prose():
+    assert [path.name for path in TALKS] == ["talk.ipynb", "talk.ru.ipynb"]
+    for english, russian in zip(ENGLISH.cells, RUSSIAN.cells, strict=True):
+        assert english.cell_type == russian.cell_type and english.metadata == russian.metadata
+        if english.cell_type == "code":
+            assert english.source == russian.source
+        else:
+            assert bool(re.search("[а-я]", english.source)) < bool(re.search("[а-я]", russian.source))
+
+
+@pytest.mark.parametrize("talk", [ENGLISH, RUSSIAN], ids=["English", "Russian"])
+def test_the_notes_fill_45_minutes_without_a_gap(talk):
+    assert len(talk.cells) <= MOST_CELLS
+    assert [cell.metadata.slideshow.slide_type for cell in talk.cells if cell.cell_type == "markdown"] == [
+        "slide" for _ in markdown(talk)
+    ]
+    now = 0
+    for text in markdown(talk):
+        begins, ends = (60 * int(m) + int(s) for m, s in (NOTES.search(text).groups()[i : i + 2] for i in (0, 2)))
+        assert begins == now < ends
+        marks = [60 * int(m) + int(s) for m, s in re.findall(r"^(\d\d):(\d\d) |\. (\d\d):(\d\d) ", text, re.M) if m]
+        assert marks == sorted(marks) and all(begins <= mark < ends for mark in marks)
+        now = ends
+    assert now == 60 * MINUTES
+
+
+def test_slides_whose_cells_take_long_are_recorded():
+    for talk in (ENGLISH, RUSSIAN):
+        following = ["\n".join(code) for code in code_after_each_note(talk)]
+        for text, code in zip(markdown(talk), following, strict=True):
+            assert int(NOTES.search(text)[5]) <= LONG or "recordings.run(" in code
+
+
+def code_after_each_note(talk) -> list[list[str]]:
+    found = []
+    for cell in talk.cells:
+        if cell.cell_type == "markdown":
+            found.append([])
+        else:
+            found[-1].append(cell.source)
+    return found
+
+
+def test_every_recording_is_one_that_the_talk_shows():
+    code = "\n".join(cell.source for cell in ENGLISH.cells if cell.cell_type == "code")
+    assert set(re.findall(r'"(\w+\.mp4)"', code)) == {path.name for path in recordings.FOLDER.glob("*.mp4")}
+    assert {path.stem for path in recordings.FOLDER.iterdir()} == {
+        path.stem for path in recordings.FOLDER.glob("*.mp4")
+    }
+    for path in recordings.FOLDER.glob("*.json"):
+        recording = recordings.Recording(**json.loads(path.read_text(encoding="utf-8")))
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", recording.date) and recording.machine and recording.seconds > 1
+        assert recording.output[0].endswith(f"saved to {path.stem}.mp4")
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Let a script take the place of torchrun. It writes a video of three bytes, or fails."""
+
+    def become(code: str) -> None:
+        script = tmp_path / "torchrun.py"
+        script.write_text("import sys\npath = sys.argv[sys.argv.index('--path') + 1]\n" + code)
+        monkeypatch.setattr(recordings, "TORCHRUN", [sys.executable, str(script)])
+
+    become("open(path, 'w').write('new')\nprint('much before')\nprint('a line')\nprint('saved to', path)")
+    return become
+
+
+def test_a_run_is_recorded_and_shown_later_without_being_started(fake, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LIVE", "record")
+    live = recordings.run(SLOW, "test.mp4", tmp_path / "kept")
+    told = capsys.readouterr().out
+    assert told.splitlines() == [f"$ {SLOW} --path test.mp4", "a line", "saved to test.mp4"]
+    fake("raise SystemExit('started')")
+    monkeypatch.setenv("LIVE", "0")
+    shown = recordings.run(SLOW, "test.mp4", tmp_path / "kept")
+    again = capsys.readouterr().out
+    assert again.startswith(told) and re.search(r"\[recorded on 20\d\d-\d\d-\d\d on .* cores: \d+ s\]", again)
+    assert shown != live and shown.read_text() == live.read_text() == "new"
+
+
+def test_a_live_run_leaves_recordings_alone(fake, monkeypatch, tmp_path):
+    monkeypatch.delenv("LIVE", raising=False)
+    assert recordings.run(SLOW, "test.mp4", tmp_path / "kept").read_text() == "new"
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_recording_of_another_command_is_not_shown(fake, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIVE", "record")
+    recordings.run(SLOW, "test.mp4", tmp_path)
+    monkeypatch.setenv("LIVE", "0")
+    for command, video in ((SLOW + " --seed 2", "test.mp4"), (SLOW, "other.mp4")):
+        with pytest.raises(ValueError, match="run this with LIVE=record"):
+            recordings.run(command, video, tmp_path)
+
+
+def test_a_run_that_fails_says_why(fake, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIVE", "record")
+    fake("raise SystemExit('no such prompt')")
+    with pytest.raises(RuntimeError, match="no such prompt"):
+        recordings.run(SLOW, "test.mp4", tmp_path)
+    assert not (tmp_path / "test.json").exists() and not (tmp_path / "test.mp4").exists()
+
+
+@pytest.mark.parametrize("value", ["", "yes", "2"])
+def test_other_values_of_live_are_refused(monkeypatch, value):
+    monkeypatch.setenv("LIVE", value)
+    with pytest.raises(ValueError, match="LIVE is '" + value):
+        recordings.run(SLOW, "test.mp4")
+
+
+def test_notes_say_how_long_their_cells_took():
+    module = runpy.run_path(str(ROOT / ".ci" / "notebooks.py"), run_name="notebooks")
+    execution = {"iopub.execute_input": "2026-01-01T00:00:00Z", "shell.execute_reply": "2026-01-01T00:00:01.5Z"}
+    codes = [nbformat.v4.new_code_cell(metadata={"execution": dict(execution)}) for _ in range(3)]
+    notes = [
+        nbformat.v4.new_markdown_cell(f"<summary>01:00–02:00, {text}</summary>") for text in ("9 s", "ячейки: 0 с")
+    ]
+    module["note_seconds"]([codes[0], notes[0], codes[1], codes[2], notes[1]])
+    assert [re.search(r", (.*)<", note.source)[1] for note in notes] == ["3 s", "ячейки: 0 с"]
+    assert all("execution" not in code.metadata for code in codes)
