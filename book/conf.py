@@ -16,17 +16,15 @@ sys.path.insert(0, str(ROOT))
 
 project = "Kandinsky tensor-parallel workshop"
 author = "The Kandinsky tensor-parallel workshop authors"
-copyright = author
 language = "en"
 
 # The source folder of Sphinx is the whole repository, so that every link between its files stays as it is.
 root_doc = "README"
-include_patterns = ["README.md", "book/*.md", "notebooks/*", "assets/benchmarks/README.md"]
+include_patterns = ["README.md", "book/*.md", "notebooks/[0-9]*.ipynb", "notebooks/*.md", "assets/benchmarks/*.md"]
 include_patterns += [f"{part}/**.{ending}" for part in ("kandinsky_mini", "launch") for ending in ("md", "py")]
 include_patterns += ["tests/*.py"]
-# Most packages have an empty __init__.py.
 empty = [path for path in (ROOT / "kandinsky_mini").rglob("__init__.py") if not path.stat().st_size]
-exclude_patterns = ["book/contents.md", "**/.ipynb_checkpoints", *(str(path.relative_to(ROOT)) for path in empty)]
+exclude_patterns = ["book/contents.md", "**/.*", "build", "runs", *(str(path.relative_to(ROOT)) for path in empty)]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".py": "restructuredtext"}
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -34,9 +32,11 @@ nb_execution_mode = "off"  # the stored outputs are shown
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # no stored output is a widget, so pages do not load the code of widgets from a server
 myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # a lesson may have a small heading before its first large one
 myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"  # browsers draw it themselves, without a script
 default_role = "code"  # docstrings have single backticks
+add_module_names = False
 autodoc_default_options = {"members": True, "special-members": "__call__", "member-order": "bysource"}
 autodoc_mock_imports = [] if find_spec("triton") else ["triton"]  # it comes with PyTorch where that is built for GPUs
 maximum_signature_line_length = 80
@@ -44,9 +44,12 @@ maximum_signature_line_length = 80
 html_theme = "sphinx_book_theme"
 html_title = project
 html_extra_path = ["index.html"]
+html_static_path = ["static"]
+html_css_files = ["book.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "navbar_persistent": []}
 
 MODULE = """{title}
 {line}
@@ -58,7 +61,9 @@ Source
 
 .. literalinclude:: /{path}
 """
-SCRIPT = """{title}
+SCRIPT = """:nosearch:
+
+{title}
 {line}
 
 .. literalinclude:: /{path}
@@ -73,10 +78,12 @@ def prepare(app, docname: str, source: list[str]) -> None:
     elif path.suffix == ".ipynb":
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
-            if "solution" in cell["metadata"].get("tags", []):
-                cell["metadata"]["tags"].append("hide-cell")
-            elif cell["metadata"].get("jupyter", {}).get("source_hidden"):
-                cell["metadata"].setdefault("tags", []).append("hide-input")
+            metadata = cell["metadata"]
+            if "solution" in metadata.get("tags", []):
+                metadata["tags"].append("hide-cell")
+                metadata["mystnb"] = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
+            elif metadata.get("jupyter", {}).get("source_hidden"):
+                metadata.setdefault("tags", []).append("hide-input")
         source[0] = json.dumps(notebook)
     elif path.suffix == ".py":
         template = MODULE if path.parts[0] == "kandinsky_mini" else SCRIPT
