@@ -13,7 +13,8 @@ def test_the_contents_have_every_page_and_notebook():
     lines = [line for page in (ROOT / "book").glob("*.md") for line in page.read_text(encoding="utf-8").splitlines()]
     names = [line.removeprefix("/") for line in lines if line.startswith("/")]
     listed = {path for name in names for path in ROOT.glob(f"{name}.*")}
-    pages = {page for part in ("assets", "kandinsky_mini", "launch", "notebooks") for page in (ROOT / part).rglob("*.md")}
+    folders = ("assets", "kandinsky_mini", "launch", "notebooks")
+    pages = {page for folder in folders for page in (ROOT / folder).rglob("*.md")}
     modules = {path for path in (ROOT / "kandinsky_mini").rglob("*.py") if path.stat().st_size}
     assert [name for name in names if not list(ROOT.glob(f"{name}.*"))] == []
     assert len(pages) >= 5 and pages | modules | set(NOTEBOOKS) <= listed
