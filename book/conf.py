@@ -32,6 +32,7 @@ myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"  # browsers draw it themselves, without a script
 default_role = "code"  # docstrings have single backticks
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "special-members": "__call__", "member-order": "bysource"}
 autodoc_mock_imports = [] if find_spec("triton") else ["triton"]  # it comes with PyTorch where that is built for GPUs
@@ -43,6 +44,7 @@ html_extra_path = ["index.html"]
 html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_copy_source = False
+html_use_index = html_domain_indices = False  # the search finds names
 html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "navbar_persistent": []}

@@ -45,8 +45,9 @@ def prepare(app, docname: str, source: list[str]) -> None:
         source[0] = json.dumps(notebook)
     elif path.suffix == ".py":
         template = MODULE if path.parts[0] == "kandinsky_mini" else SCRIPT
+        title = path.as_posix().removeprefix("kandinsky_mini/")
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-        source[0] = template.format(title=path, line="=" * len(str(path)), module=module, path=path)
+        source[0] = template.format(title=title, line="=" * len(title), module=module, path=path.as_posix())
 
 
 def is_code(paragraph: str) -> bool:
@@ -64,12 +65,14 @@ def to_rest(app, what, name, obj, options, lines: list[str]) -> None:
             paragraphs[i] = "::\n\n" + textwrap.indent(text, "    ")
         elif re.search(r"\S {2,}\S", text):  # a table
             paragraphs[i] = ".. code-block:: text\n\n" + textwrap.indent(text, "    ")
-        elif re.match(r"\w+: .+\n(    |\w+: )", text):  # a list of names, and what they mean
-            paragraphs[i] = re.sub(r"^(\w+): ", r"`\1`\n    ", text, flags=re.MULTILINE)
-    # Outside of backticks, a star or an underscore is itself.
-    parts = "\n\n".join(paragraphs).split("`")
-    parts[::2] = [re.sub(r"(?<![\\\w])\*(?=\w)|_(?=\W)", r"\\\g<0>", part) for part in parts[::2]]
-    lines[:] = "`".join(parts).split("\n")
+        else:
+            if re.match(r"\w+: .+\n(    |\w+: )", text):  # a list of names, and what they mean
+                text = re.sub(r"^(\w+): ", r"`\1`\n    ", text, flags=re.MULTILINE)
+            # Outside of backticks, a star or an underscore is itself.
+            parts = text.split("`")
+            parts[::2] = [re.sub(r"(?<![\\\w])\*(?=\w)|_(?=\W)", r"\\\g<0>", part) for part in parts[::2]]
+            paragraphs[i] = "`".join(parts)
+    lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
 def without_objects(app, what, name, obj, options, signature: str | None, returns: str | None) -> tuple:
