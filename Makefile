@@ -16,7 +16,7 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak evaluate figures check notebooks screenshots lab lock clean
+.PHONY: help demo test soak evaluate figures check notebooks screenshots lab book lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,13 @@ lab: .venv/installed  ## open the first lesson in JupyterLab; LAB_ARGS="--port 9
 	@if test "$$(id -u)" = 0 && ! echo " $(LAB_ARGS) " | grep -q -e ' --allow-root '; then \
 		echo "JupyterLab refuses to run as root: use another account, or make lab LAB_ARGS=--allow-root"; exit 1; fi
 	@$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_ARGS)
+
+book: .venv/installed  ## build a site of all lessons and pages that needs no network, in build/book
+	@$(PIP_INSTALL) --constraint requirements.lock --no-build-isolation --editable '.[book]'
+	@rm -rf build/book
+	$(VENV_PYTHON) -m sphinx --conf-dir book --fail-on-warning --keep-going --fresh-env -q -d build/doctrees . build/book
+	@$(VENV_PYTHON) .ci/links.py build/book
+	@echo "Open build/book/index.html in a browser"
 
 lock: .venv/bin/python  ## resolve pyproject.toml anew into requirements.lock
 	@$(PIP_INSTALL) packaging

@@ -27,7 +27,7 @@ PROJECT = tomllib.loads(read("pyproject.toml"))
 BUILD = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
 NEEDED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-TEST, ENGINES = ([Requirement(line) for line in EXTRAS[name]] for name in ("test", "engines"))
+TEST, ENGINES, BOOK = ([Requirement(line) for line in EXTRAS[name]] for name in ("test", "engines", "book"))
 
 
 def names(requirements: list[Requirement]) -> set[str]:
@@ -67,8 +67,16 @@ def test_lock_satisfies(requirement):
 
 
 def test_dependencies_are_declared_once():
-    everything = [requirement.name.lower() for requirement in [*NEEDED, *TEST, *ENGINES]]
+    everything = [requirement.name.lower() for requirement in [*NEEDED, *TEST, *ENGINES, *BOOK]]
     assert len(everything) == len(set(everything))
+
+
+@pytest.mark.parametrize("extra", ["flash", "book"])
+def test_extras_outside_of_the_lock_pin_exactly(extra):
+    locked = {pin.name for pin in map(Requirement, read("requirements.lock").splitlines())}
+    for requirement in map(Requirement, EXTRAS[extra]):
+        assert [each.operator for each in requirement.specifier] == ["=="]
+        assert canonicalize_name(requirement.name) not in locked
 
 
 def test_conda_environment_installs_the_lock():
@@ -107,8 +115,8 @@ def imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "declared"),
-    [("kandinsky_mini", [*NEEDED, *ENGINES]), ("launch", NEEDED), ("tests", [*NEEDED, *TEST])],
-    ids=["kandinsky_mini", "launch", "tests"],
+    [("kandinsky_mini", [*NEEDED, *ENGINES]), ("launch", NEEDED), ("book", BOOK), ("tests", [*NEEDED, *TEST])],
+    ids=["kandinsky_mini", "launch", "book", "tests"],
 )
 def test_third_party_imports_are_declared(folder, declared):
     files = list((ROOT / folder).rglob("*.py"))
