@@ -16,7 +16,7 @@ VENV_PYTHON := .venv/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak evaluate figures check notebooks screenshots lab lock clean
+.PHONY: help demo test soak evaluate figures check notebooks screenshots lab lock wheels clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,11 @@ lab: .venv/installed  ## open the first lesson in JupyterLab; LAB_ARGS="--port 9
 lock: .venv/bin/python  ## resolve pyproject.toml anew into requirements.lock
 	@$(PIP_INSTALL) packaging
 	$(VENV_PYTHON) .ci/lock.py torch==2.13.0
+
+wheels: .venv/bin/python  ## download all packages into wheels/, to set up other machines without a network
+	@echo "Downloading the packages of requirements.lock into wheels"
+	@$(VENV_PYTHON) -m pip download -qq --only-binary :all: --dest wheels -r requirements.lock
+	@echo "On a machine with the same system, processor and Python: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make demo"
 
 clean:  ## remove .venv, caches and build folders
 	rm -rf .venv .pytest_cache .ruff_cache build kandinsky_mini.egg-info
