@@ -66,6 +66,7 @@ def run(path: Path) -> None:
     write_text(path, nbformat.writes(notebook) + "\n")
 
 
-for argument in sys.argv[1:]:
-    print(argument, flush=True)
-    run(Path(argument))
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(argument, flush=True)
+        run(Path(argument))

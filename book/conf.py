@@ -14,7 +14,7 @@ language = "en"
 
 # The source folder of Sphinx is the whole repository, so that every link between its files stays as it is.
 root_doc = "README"
-include_patterns = ["README.md", "book/*.md", "notebooks/[0-9]*.ipynb", "notebooks/*.md", "assets/benchmarks/*.md"]
+include_patterns = ["README*.md", "book/*.md", "notebooks/*.ipynb", "notebooks/*.md", "assets/benchmarks/*.md"]
 include_patterns += [f"{part}/**.{ending}" for part in ("kandinsky_mini", "launch") for ending in ("md", "py")]
 include_patterns += ["tests/*.py"]
 empty = [path for path in (ROOT / "kandinsky_mini").rglob("__init__.py") if not path.stat().st_size]

@@ -11,7 +11,8 @@ from kandinsky_mini.models.nabla import NablaAttention, coarse_scores, sparse_at
 from kandinsky_mini.sampling import rope_positions
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+TALKS = sorted((ROOT / "notebooks").glob("talk*.ipynb"))
 
 # Differences in float32 must stay below these bars. They are shares of the largest value.
 MODULE_BAR, MODEL_BAR = 1e-5, 1e-4

@@ -3,7 +3,7 @@
 import runpy
 
 import pytest
-from helpers import NOTEBOOKS, ROOT
+from helpers import LESSONS, ROOT, TALKS
 
 CHECK = runpy.run_path(str(ROOT / ".ci" / "links.py"))["main"]
 
@@ -17,7 +17,7 @@ def test_the_contents_have_every_page_and_notebook():
     pages = {page for folder in folders for page in (ROOT / folder).rglob("*.md")}
     modules = {path for path in (ROOT / "kandinsky_mini").rglob("*.py") if path.stat().st_size}
     assert [name for name in names if not list(ROOT.glob(f"{name}.*"))] == []
-    assert len(pages) >= 5 and pages | modules | set(NOTEBOOKS) <= listed
+    assert len(pages) >= 5 and pages | modules | {*LESSONS, *TALKS} <= listed
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import NOTEBOOKS
+from helpers import LESSONS
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -280,7 +280,7 @@ def tagged_cells(path: Path) -> list[tuple[str, dict]]:
     return [(tag, cell) for cell in cells for tag in cell["metadata"].get("tags", []) if tag in tags]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_exercises_are_untouched_and_their_solutions_are_right_and_folded(path):
     tagged = tagged_cells(path)
     assert [tag for tag, _ in tagged] == ["exercise", "solution"] * (len(tagged) // 2)
@@ -309,7 +309,7 @@ def values(path: Path, until: str) -> dict:
     ("path", "cell"),
     [
         pytest.param(path, cell, id=f"{path.stem}-{cell['id']}")
-        for path in NOTEBOOKS
+        for path in LESSONS
         for tag, cell in tagged_cells(path)
         if tag == "exercise"
     ],

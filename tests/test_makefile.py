@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 PYTHON = """#!/bin/sh
 case "$*" in
   "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo made >> log ;;
+  "-m pip download"*) echo "$*" ;;
   "-m pip"*) test ! -e fail ;;
   "-m jupyterlab"*) echo "$*" ;;
 esac
@@ -75,6 +76,16 @@ def test_the_lab_takes_options_and_says_what_root_needs(make, tmp_path, user, op
         assert "refuses to run as root: use another account, or make lab LAB_ARGS=--allow-root" in done.stdout
     else:
         assert done.stdout.splitlines()[-1] == f"-m jupyterlab notebooks/00_start_here.ipynb {passed}"
+
+
+def test_wheels_are_downloaded_even_if_their_folder_is_there(make, tmp_path):
+    assert make("wheels").returncode == 0
+    (tmp_path / "wheels").mkdir()  # later than .venv
+    done = make("wheels")
+    assert done.returncode == 0 and "PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make demo" in done.stdout
+    (command,) = [line for line in done.stdout.splitlines() if line.startswith("-m pip")]
+    for part in ("download", "--only-binary :all:", "--dest wheels", "-r requirements.lock"):
+        assert part in command
 
 
 def test_scripts_have_the_line_ends_of_unix_in_every_checkout():

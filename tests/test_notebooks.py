@@ -7,13 +7,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import NOTEBOOKS, ROOT
+from helpers import LESSONS, ROOT, TALKS
 
 MOST_BYTES, MOST_LINES, MOST_COLUMNS = 2_000_000, 25, 100
 GLOSSARY = re.compile(r"\]\(glossary\.md#([^)]+)\)")
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=[*LESSONS, *TALKS], ids=lambda path: path.stem)
 def notebook(request) -> nbformat.NotebookNode:
     assert request.param.stat().st_size < MOST_BYTES
     return nbformat.read(request.param, as_version=4)
@@ -24,7 +24,7 @@ def code_cells(notebook) -> list:
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS
+    assert LESSONS and TALKS
 
 
 def test_cells_ran_once_each_in_order(notebook):
@@ -63,7 +63,7 @@ def mistakes(path: Path) -> list[str]:
 
 
 def test_the_table_of_mistakes_grows_from_lesson_to_lesson():
-    lessons = [path for path in NOTEBOOKS if path.stem >= "01"]
+    lessons = [path for path in LESSONS if path.stem >= "01"]
     for before, lesson in itertools.pairwise(lessons):
         assert mistakes(before) and mistakes(lesson)[: len(mistakes(before))] == mistakes(before), lesson.stem
 
@@ -71,11 +71,11 @@ def test_the_table_of_mistakes_grows_from_lesson_to_lesson():
 def test_links_to_the_glossary_lead_to_its_terms():
     page = (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8")
     terms = {term.lower().replace(" ", "-").replace("'", "") for term in re.findall(r"^## (.+)$", page, re.M)}
-    linked = {anchor for text in [page, *map(markdown, NOTEBOOKS)] for anchor in GLOSSARY.findall(text)}
+    linked = {anchor for text in [page, *map(markdown, [*LESSONS, *TALKS])] for anchor in GLOSSARY.findall(text)}
     assert linked and linked <= terms
     assert {anchor for anchor in re.findall(r"\]\(#([^)]+)\)", page)} <= terms
 
 
 def test_the_course_has_few_exercises():
-    tags = [cell.metadata.get("tags", []) for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    tags = [cell.metadata.get("tags", []) for path in LESSONS for cell in nbformat.read(path, as_version=4).cells]
     assert 8 <= sum("exercise" in each for each in tags) <= 14

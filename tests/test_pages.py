@@ -10,7 +10,7 @@ import draw_mini
 import plan
 import plot
 import pytest
-from helpers import NOTEBOOKS, ROOT
+from helpers import LESSONS, ROOT, TALKS
 
 from kandinsky_mini.bench import compare
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
@@ -347,7 +347,7 @@ def links(page: Path) -> list[str]:
     return [link for link in LINK.findall(text) if not link.startswith(("http:", "https:"))]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *LESSONS, *TALKS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
 
@@ -372,7 +372,7 @@ def test_recipes_name_what_is_in_the_code():
     assert len(names) > 10 and [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
 
 
-@pytest.mark.parametrize("lesson", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 def test_the_readme_promises_the_minutes_that_the_lesson_does(lesson):
     first = "".join(json.loads(lesson.read_text(encoding="utf-8"))["cells"][0]["source"])
     minutes = sum(map(int, re.findall(r"\d+", re.search(r"Time: ([^.]*)", first)[1])))
@@ -404,7 +404,7 @@ def test_commands_on_pages_have_only_options_that_exist(page):
 def test_each_part_of_the_talk_is_in_lessons_that_exist():
     table = read("README.md").split("| in the talk | in the lessons |")[1].split("\n\n")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ") and "---" not in line]
-    numbers = {path.stem[:2] for path in NOTEBOOKS}
+    numbers = {path.stem[:2] for path in LESSONS}
     assert len(rows) == 8 and all(set(re.findall(r"\d+", lessons)) <= numbers for _, lessons in rows)
 
 
