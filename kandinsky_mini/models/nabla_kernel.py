@@ -11,7 +11,7 @@ def choose(scores: torch.Tensor, near: torch.Tensor, P: float) -> tuple[torch.Te
     order = scores.new_empty(scores.shape, dtype=torch.int32)
     rows, columns = near.shape
     size = triton.next_power_of_2(columns)
-    _choose[(count.numel(),)](scores, near, count, order, rows, columns, 1.0 - P, size, num_warps=8)
+    _choose[(count.numel(),)](scores, near, count, order, rows, columns, 1.0 - P, size, num_warps=4)
     return count, order
 
 
