@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 from kandinsky_mini.files import write_text
 
-NOTED = re.compile(r"\d+(?= [sс]</summary>)")  # seconds in the notes, in English and in Russian
+NOTED = re.compile(r"\d[\d, ]*(?= [sс]</summary>)")  # seconds in the notes, in English and in Russian
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 
 
@@ -40,15 +40,15 @@ def seconds_of(cell: nbformat.NotebookNode) -> float:
 
 
 def note_seconds(cells: list[nbformat.NotebookNode]) -> None:
-    """Write into the notes of each slide how long the cells up to the next one took, rounded up to whole seconds."""
-    notes, seconds = None, 0.0
+    """Write into the notes of each slide how long each cell up to the next one took, rounded up to whole seconds."""
+    notes, seconds = None, []
     for cell in cells:
         if cell.cell_type == "markdown":
-            notes, seconds = cell, 0.0
+            notes, seconds = cell, []
             continue
-        seconds += seconds_of(cell)
+        seconds.append(str(math.ceil(seconds_of(cell))))
         if notes is not None:
-            notes.source = NOTED.sub(str(math.ceil(seconds)), notes.source)
+            notes.source = NOTED.sub(", ".join(seconds), notes.source)
 
 
 def run(path: Path) -> None:

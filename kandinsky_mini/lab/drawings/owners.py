@@ -19,6 +19,7 @@ from ...parallel.tensors import placement_of, slices_of_ranks
 from .canvas import MIXED, box, canvas, rank_colour
 
 LENGTH = 6.0  # of the longest bar, in inches
+NARROW = 0.1  # inches
 
 
 def weights(model: nn.Module) -> Figure:
@@ -50,7 +51,9 @@ def weights(model: nn.Module) -> Figure:
 def segment(axis: Axes, x: float, y: float, length: float, colour: str) -> float:
     """Draw a piece of a bar that begins at x. Return where it ends."""
     if length:
-        box(axis, x + length / 2, y, length, 0.28, "", colour)
+        piece = box(axis, x + length / 2, y, length, 0.28, "", colour)
+        if length < NARROW:
+            piece.set(linewidth=0)  # its outline would hide it
     return x + length
 
 
