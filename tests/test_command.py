@@ -9,6 +9,7 @@ from unittest import mock
 
 import psutil
 import pytest
+import time_mini
 from helpers import ROOT
 
 from kandinsky_mini.command import run, run_program
@@ -43,6 +44,14 @@ def test_a_signal_ends_the_program_that_a_script_started(tmp_path, start):
         process.wait()
         if run and run.is_running():
             run.kill()
+
+
+def test_mini_is_timed_with_the_threads_that_the_record_names(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    environments = []
+    monkeypatch.setattr(time_mini, "run_program", lambda command, env, **quiet: environments.append(env))
+    time_mini.generate_seconds(3)
+    assert [env["OMP_NUM_THREADS"] for env in environments] == ["3"]
 
 
 def test_an_interrupt_ends_a_program_and_is_passed_on(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import SMALL, random_model
 
+from kandinsky_mini.bench import compare
 from kandinsky_mini.bench.measure import weight_bytes
 from kandinsky_mini.bench.records import PUBLISHED, load_records
 from kandinsky_mini.config import load_config
@@ -206,6 +207,11 @@ def test_a_layout_that_needs_more_memory_than_the_gpu_has_is_marked(capsys, reco
     assert "cfg2-tp1" in marked and "tp_sp2" not in marked
 
 
+def test_a_picture_is_planned_as_one(capsys, record):
+    plan.main(["--gpus", "2", "--config", "lite_5s", "--seconds", "0", "--ceilings", str(record)])
+    assert capsys.readouterr().out.startswith("lite_5s, 0 s of video, ")
+
+
 def test_a_plan_needs_ceilings(capsys, tmp_path):
     with pytest.raises(SystemExit):
         plan.main(["--gpus", "2", "--config", "lite_5s", "--ceilings", str(tmp_path / "x.json")])
@@ -213,7 +219,8 @@ def test_a_plan_needs_ceilings(capsys, tmp_path):
 
 
 FOLDERS = [PUBLISHED / name for name in ("", "layouts", "layouts_h200", "peers")]
-ALL_CEILINGS = [load_ceilings(path) for folder in FOLDERS for path in folder.glob("ceilings-*.json")]
+DEVICES = {load_ceilings(path).device for folder in FOLDERS for path in folder.glob("ceilings-*.json")}
+ALL_CEILINGS = [each for device in DEVICES for each in compare.ceilings_of(device, PUBLISHED / "peers")]
 CEILINGS_OF = {(each.device, each.attention_kernel): each for each in ALL_CEILINGS}
 RECORDS = [
     record

@@ -175,6 +175,9 @@ def test_other_libraries_are_compared_on_the_same_number_of_gpus(tmp_path):
     config, ceilings = load_config("lite_5s"), load_ceilings(tmp_path / "ceilings-flash4.json")
     seconds = predict(config.dit, config.sampling, ParallelLayout(), ceilings, (200, 60)).seconds
     assert compare.floor(ours, tmp_path) == pytest.approx((seconds["attention"] + seconds["linear"]) / 2)
+    times = [[1.5 * compare.floor(ours, tmp_path)]] * 2
+    (axis,) = plot.peers([dataclasses.replace(each, step_seconds=times) for each in (ours, others)], tmp_path).axes
+    assert all(text.get_text().endswith(" s, 50 % above the floor") for text in axis.texts) and len(axis.texts) == 2
     assert compare.predicted_steps([dataclasses.replace(ours, attention="sdpa")], tmp_path) == [None]
     assert compare.predicted_steps([dataclasses.replace(ours, layout=ParallelLayout())], tmp_path) != [None]
     sparse = dataclasses.replace(ours, layout=ParallelLayout(), density=0.2)

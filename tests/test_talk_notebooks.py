@@ -121,6 +121,15 @@ def test_a_recording_of_another_command_is_not_shown(fake, monkeypatch, tmp_path
             recordings.run(command, video, tmp_path)
 
 
+def test_a_recording_without_its_video_is_not_shown(fake, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIVE", "record")
+    recordings.run(SLOW, "test.mp4", tmp_path)
+    (tmp_path / "test.mp4").unlink()
+    monkeypatch.setenv("LIVE", "0")
+    with pytest.raises(ValueError, match="run this with LIVE=record"):
+        recordings.run(SLOW, "test.mp4", tmp_path)
+
+
 def test_a_run_that_fails_says_why(fake, monkeypatch, tmp_path):
     monkeypatch.setenv("LIVE", "record")
     fake("raise SystemExit('no such prompt')")

@@ -119,7 +119,7 @@ class Captions:
         return scenes, scenes[:, None], scenes[:, None]
 
 
-def shown(steps: int) -> tuple[list[tuple], list[float]]:
+def shown(steps: int, refine: bool = False) -> tuple[list[tuple], list[float]]:
     """Return what a training shows in each step, as latents and tokens, and its learning rates.
 
     Each number of a latent is the number of the scene that it shows.
@@ -136,7 +136,8 @@ def shown(steps: int) -> tuple[list[tuple], list[float]]:
         parameter.grad = torch.zeros_like(parameter)
     average = SimpleNamespace(update_parameters=lambda model: None)
     budget, lengths = Budget(steps, warmup=1), tuple((frames, 4) for frames, _ in LENGTHS)
-    training = train_dit(model, gradients, average, latents, Captions(), budget, lengths=lengths, lr=1e-3)
+    settings = {"lengths": lengths, "lr": 1e-3, "refine": refine}
+    training = train_dit(model, gradients, average, latents, Captions(), budget, **settings)
     return seen, [optimizer.param_groups[0]["lr"] for _, optimizer, _ in training]
 
 
@@ -201,7 +202,7 @@ def test_a_training_that_goes_on_does_not_begin_with_the_same_noise(monkeypatch)
     assert torch.equal(first, again) and not torch.equal(first, later)
 
 
-def vae_steps(monkeypatch, rank: int = 0, first: int = 0, steps: int = 60) -> list[tuple]:
+def vae_steps(monkeypatch, rank: int = 0, first: int = 0, steps: int = 60, refine: bool = False) -> list[tuple]:
     """Return for each step of a rank how long its clips are, where they begin, and its noise."""
     be_rank(monkeypatch, rank)
     vae, seen = nn.Linear(1, 1), []
@@ -213,7 +214,7 @@ def vae_steps(monkeypatch, rank: int = 0, first: int = 0, steps: int = 60) -> li
 
     monkeypatch.setattr(vae_training, "vae_loss", loss)
     budget = Budget(100, step=first)
-    taken(train_vae(vae, videos, budget, clips=((1, 4), (9, 4), (17, 4))), budget, first + steps)
+    taken(train_vae(vae, videos, budget, clips=((1, 4), (9, 4), (17, 4)), refine=refine), budget, first + steps)
     return seen
 
 
@@ -238,6 +239,16 @@ def test_images_come_first_and_then_videos_of_one_and_two_seconds():
     assert {latents.shape[1] for latents, _, _ in seen} == {frames for frames, _ in LENGTHS}
     for progress in (0.0, 0.3, 1.0):
         assert length_weights(progress).sum() == pytest.approx(1)
+
+
+def test_a_refinement_begins_with_the_lengths_that_a_training_ends_with(monkeypatch):
+    def images(lengths: list[int]) -> int:
+        return sum(frames == 1 for frames in lengths)
+
+    anew, on = (images([latents.shape[1] for latents, _, _ in shown(400, refine)[0][:100]]) for refine in (False, True))
+    assert anew > 60 > 30 > on
+    anew, on = (images([step[0] for step in vae_steps(monkeypatch, refine=refine)]) for refine in (False, True))
+    assert anew > 2 * on
 
 
 def perfect(clean: float, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

@@ -84,10 +84,14 @@ def floor(record: Record, folder: Path) -> float | None:
 
 
 def ceilings_of(device: str, folder: Path) -> list[Ceilings]:
-    """Return the ceilings of this kind of GPU, those of the folder before those that are published."""
+    """Return the ceilings of this kind of GPU, those of the folder before those that are published.
+
+    Where only one kernel of attention was measured together with collectives, these count for the other one, too.
+    """
     paths = [path for place in (PUBLISHED_CEILINGS, folder) for path in sorted(place.glob("ceilings-*.json"))]
     found = {each.attention_kernel: each for each in map(load_ceilings, paths) if each.device == device}
-    return list(found.values())
+    collectives = next((each.collectives for each in found.values() if each.collectives), {})
+    return [dataclasses.replace(each, collectives=each.collectives or collectives) for each in found.values()]
 
 
 def workload_of(record: Record) -> Config | None:
