@@ -77,6 +77,13 @@ def test_what_each_kind_splits(kind):
     # In tp, norms and sums of all tokens remain. Ulysses copies values and results.
 
 
+def test_every_layout_splits_all_of_attention():
+    """That includes the small part to the text: in Ulysses a rank has all of its heads, for a share of the tokens."""
+    one = predict("tp1").seconds["attention"]
+    for layout in ("tp4", "tp_sp4", "ulysses4", "ulysses2x2"):
+        assert predict(layout).seconds["attention"] == pytest.approx(one / 4, rel=1e-4)
+
+
 def test_what_each_kind_sends():
     """A block sends 6 (P-1)/P X in both tensor parallelisms and 4 (P-1)/P^2 X in Ulysses. X is all tokens in bytes."""
     forwards, blocks, x = 2, 32, 47_616 * 1792 * 2
