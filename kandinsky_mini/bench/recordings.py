@@ -5,6 +5,7 @@ The environment variable LIVE chooses. 1, the default, starts them, and 0 shows 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -69,7 +70,7 @@ def run(command: str, video: str, folder: Path = FOLDER) -> Path:
         print(*recording.output, sep="\n")
         print(f"[recorded on {recording.date} on {recording.machine}: {recording.seconds:.0f} s]")
         return recorded
-    path = Path(tempfile.mkdtemp(prefix="talk-"), video)
+    path = Path(temporary_folder().name, video)
     recording = start(command, path)
     print(*recording.output, sep="\n")
     if mode() == "record":
@@ -77,6 +78,12 @@ def run(command: str, video: str, folder: Path = FOLDER) -> Path:
         shutil.copyfile(path, recorded)
         write_json(recorded.with_suffix(".json"), dataclasses.asdict(recording))
     return path
+
+
+@functools.cache
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """Return a folder for the videos of this process, which ends with it."""
+    return tempfile.TemporaryDirectory(prefix="talk-")
 
 
 def start(command: str, path: Path) -> Recording:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
 from torch import nn
 
-# A convolution takes as many frames at once as have about this many values. At 512 x 768, these are 1 GB in bfloat16.
+# A convolution takes as many frames at once as have about this many values, which are 1 GB in bfloat16.
 VALUES_AT_ONCE = 2**29
 
 
