@@ -388,6 +388,7 @@ def test_error_names_the_component(tiny_config):
         ({"dit": "cpu"}, "['dit']"),
         ({"dit": "cpu", "vae": "cpu", "text": "cpu"}, "['dit', 'text', 'vae']"),
         ({1: "cpu", "dit": "cpu"}, "['1', 'dit']"),
+        (dict.fromkeys(("dit", "vae", "text_embedder", "text"), "cpu"), "['dit', 'text', 'text_embedder', 'vae']"),
     ],
 )
 def test_device_map_with_wrong_keys(tiny_config, device_map, given):

@@ -25,6 +25,7 @@ def test_the_contents_have_every_page_and_notebook():
     [
         ("<a href='b.html#here'>b</a> <a href='#top'>a</a> <a href='https://example.org'>elsewhere</a>", None),
         ("<img src='data:image/png;base64,AA=='>", None),
+        ("<a href='b.html#%D1%91'>b</a>", None),
         ("<a href='c.html'>c</a>", "c.html leads to no file"),
         ("<a href='b.html#there'>b</a>", "b.html#there leads to no place in its page"),
         ("<script src='https://example.org/x.js'></script>", "x.js is loaded from another server"),
@@ -33,7 +34,7 @@ def test_the_contents_have_every_page_and_notebook():
 )
 def test_the_check_of_links_finds(body, problem, tmp_path, capsys):
     (tmp_path / "a.html").write_text(body)
-    (tmp_path / "b.html").write_text("<p id='here'>")
+    (tmp_path / "b.html").write_text("<p id='here'><p id='ё'>", encoding="utf-8")
     assert CHECK(tmp_path) == bool(problem)
     told = capsys.readouterr().out
     assert (problem or ", 0 wrong") in told
