@@ -70,7 +70,6 @@ def test_split_queries_split_all_of_a_step():
 @pytest.mark.parametrize("kind", ["tp", "tp_sp", "ulysses"])
 def test_what_each_kind_splits(kind):
     one, four = predict("tp1").seconds, predict(f"{kind}4").seconds
-    assert four["attention"] == pytest.approx(one["attention"] / 4, rel=0.01)
     assert four["linear"] == pytest.approx(one["linear"] / 4, rel=0.03)  # text blocks are not split
     kept = four["elementwise"] / one["elementwise"]
     assert kept == pytest.approx({"tp": 0.65, "tp_sp": 0.25, "ulysses": 0.28}[kind], abs=0.02)

@@ -8,21 +8,18 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
 import fs from "node:fs/promises";
 import os from "node:os";
-import { basename, delimiter, join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
 import { chromium } from "playwright-core";
 
+import { FLAGS, findBrowser } from "./browser.mjs";
+
 /* global look: page.js puts it into the page */
 const ROOT = join(import.meta.dirname, "../..");
-const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
-const FLAGS =
-  "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run " +
-  "--disable-background-networking --disable-component-update --disable-sync";
 const FOLDERS =
   "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR " +
   "JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR";
@@ -56,17 +53,10 @@ async function until(check, seconds) {
   }
 }
 
-function findBrowser() {
-  const places = process.env.PATH.split(delimiter).flatMap((folder) => BROWSERS.map((name) => join(folder, name)));
-  const found = process.env.CHROMIUM || places.find(existsSync);
-  if (!found) throw new Error(`None of ${BROWSERS.join(", ")} found. Install one, or say where it is: CHROMIUM=PATH`);
-  return found;
-}
-
 async function startBrowser(folder) {
   const starting = chromium.launchPersistentContext(join(folder, "browser"), {
     executablePath: findBrowser(),
-    args: FLAGS.split(" "),
+    args: FLAGS,
     viewport: { width: 1280, height: 1600 },
     ...{ handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false }, // the end of this file handles the signals
   });

@@ -12,12 +12,13 @@ import { parseArgs } from "node:util";
 
 import { chromium } from "playwright-core";
 
+import { FLAGS, findBrowser } from "./browser.mjs";
+
 const SIZES = [
   { width: 1280, height: 720 },
   { width: 1920, height: 1080 },
 ];
 const LEAST_PIXELS_AT_1080 = 24;
-const FLAGS = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"];
 
 /* global Reveal */
 /** In the page: say what is wrong with the current slide. */
@@ -44,7 +45,7 @@ const { values, positionals } = parseArgs({
   options: { out: { type: "string", default: "runs/slides" } },
   allowPositionals: true,
 });
-const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", ...FLAGS] });
+const browser = await chromium.launch({ executablePath: findBrowser(), args: FLAGS });
 let failed = 0;
 for (const file of positionals) {
   for (const viewport of SIZES) {
