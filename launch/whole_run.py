@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from kandinsky_mini.bench.random_models import random_pipeline
 from kandinsky_mini.bench.records import FOLDER, Record, command_line
 from kandinsky_mini.build import resolve_devices, resolve_layout
 from kandinsky_mini.command import run
-from kandinsky_mini.config import FPS, load_config
+from kandinsky_mini.config import FPS, SamplingConfig, load_config
 from kandinsky_mini.models.attention import KERNELS, kernel_of
 from kandinsky_mini.models.checkpoint import CheckpointError
 from kandinsky_mini.models.dit import compile_blocks
@@ -80,10 +81,12 @@ def time_of_saving(seconds: int, height: int, width: int) -> float | None:
         return measure.timed(lambda: save(video, Path(folder, "video.mp4")), torch.device("cpu"))
 
 
-def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float], dict[str, float]]:
+def time_parts(
+    pipe: Kandinsky5T2VPipeline, size: SamplingConfig, num_steps: int, path: Path | None
+) -> tuple[list[float], dict[str, float]]:
     """Return the seconds of each step, the first and slower one included, and those of the other parts.
 
-    Rank 0 measures the steps and the text, and waits for the others' share of the decoding.
+    Rank 0 measures the steps and the text, and waits for the others' share of the decoding. The video goes to the path.
     """
     devices, prompts = pipe.device_map, (PROMPT, pipe.config.text.negative_prompt)
     parts = {}
@@ -98,10 +101,10 @@ def time_parts(pipe: Kandinsky5T2VPipeline, num_steps: int) -> tuple[list[float]
     for device in {device for device in devices.values() if device.type == "cuda"}:
         measure.forget_peak(device)  # the peak of building the models is not of interest
     watch = measure.Stopwatch(devices["dit"])
-    video = pipe(PROMPT, num_steps=num_steps, seed=1, callback=watch)
+    video = pipe(PROMPT, time_length=size.time_length, num_steps=num_steps, seed=1, save_path=path, callback=watch)
     if rank() == 0:
-        print(f"video {tuple(video.shape)}, {video.dtype}")
-    latent = draw_noise((*pipe.config.sampling.latent_size, pipe.config.dit.out_visual_dim), seed=1)
+        print(f"video {tuple(video.shape)}, {video.dtype}" + (f", saved to {path}" if path else ""))
+    latent = draw_noise((*size.latent_size, pipe.config.dit.out_visual_dim), seed=1)
     gather_from_all("ready to decode")
     parts["vae"] = measure.timed(lambda: pipe.decode(latent), devices["vae"]) if pipe.vae is not None else 0.0
     return watch.seconds, parts
@@ -115,6 +118,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=options.at_least(2), default=10, help="sampling steps; the first is not counted"
     )
+    parser.add_argument("--seconds", type=options.at_least(1), help="of video (default: the configuration's)")
+    parser.add_argument("--path", type=Path, help="save the video here, too, as .mp4 (default: do not keep it)")
     maps = "dit=cuda:0 vae=cuda:1 text_embedder=cuda:2, or one device for all; a rank takes its own (default: cpu)"
     parser.add_argument("--device-map", nargs="+", default=["cpu"], metavar="PART=DEVICE", help=maps)
     parser.add_argument("--layout", help="how the CrossDiT is split over the ranks (default: tp over all ranks)")
@@ -131,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("saving is work for one process: start it with python")
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     layout = resolve_layout(args.layout, config.dit)
-    size = config.sampling
+    size = replace(config.sampling, time_length=args.seconds or config.sampling.time_length)
     layout.check_run(size, config.dit)
     if world_size() > 1:
         devices = resolve_devices(devices)
@@ -154,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
         if compiled:
             compile_blocks(pipe.dit)
-        steps, parts = time_parts(pipe, args.steps)
+        steps, parts = time_parts(pipe, size, args.steps, args.path)
     peaks = [measure.peak_bytes(device) for device in dict.fromkeys(used.values())]
     peaks = [peak for of_rank in gather_from_all(peaks) for peak in of_rank]
     if rank() > 0:

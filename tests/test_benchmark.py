@@ -14,6 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import benchmark
+import imageio.v3 as iio
 import precision
 import psutil
 import pytest
@@ -325,9 +326,12 @@ def test_a_layout_has_a_plan_of_its_own(layout, plan):
 
 
 def test_a_whole_run_times_its_parts(tiny_config, tmp_path, capsys):
-    whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+    path = tmp_path / "two_seconds.mp4"
+    options = ["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)]
+    whole_run.main([*options, "--seconds", "2", "--path", str(path)])
     (record,) = load_records(tmp_path)
-    assert "video (1, 3, 25, 16, 32), torch.uint8" in capsys.readouterr().out
+    assert f"video (1, 3, 49, 16, 32), torch.uint8, saved to {path}" in capsys.readouterr().out
+    assert iio.imread(path).shape == (49, 16, 32, 3) and record.seconds_of_video == 2
     assert set(record.parts) == {"text", "vae", "save"}
     assert min(record.parts.values()) > 0
     assert record.device_map == {"dit": "cpu", "vae": "cpu", "text_embedder": "cpu"}
@@ -403,7 +407,7 @@ def test_memory_is_limited_on_each_gpu_once(monkeypatch):
 
 def test_a_whole_run_is_computed_for_the_steps_of_the_configuration(tiny_config, tmp_path, monkeypatch, capsys):
     """A few steps are measured, and the first one, which compiles, does not count."""
-    monkeypatch.setattr(whole_run, "time_parts", lambda pipe, steps: ([90.0, 10.0], {"text": 2.0, "vae": 3.0}))
+    monkeypatch.setattr(whole_run, "time_parts", lambda *args: ([90.0, 10.0], {"text": 2.0, "vae": 3.0}))
     monkeypatch.setattr(whole_run, "time_of_saving", lambda *size: 4.0)
     whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
     assert "a step 10.000 s; computed for 3 steps: 39.0 s in all" in capsys.readouterr().out
