@@ -8,7 +8,8 @@ compiled, and the first warm-up step shows how long that takes. The values of th
 --random-weights needs no checkpoint. launch/sweep.py runs this for each number of ranks that fits.
 
 --engine diffusers times diffusers' model in the same loop instead, with the same sizes. On several GPUs it is split by
-cache-dit (pip install cache-dit), by its tensor-parallel plan or by its Ulysses: --layout ulysses2 on two of them.
+cache-dit (pip install cache-dit), by its tensor-parallel plan or by its Ulysses: --layout ulysses2 on two of them. Its
+Ulysses splits any number of heads, so --layout ulysses8 is for 28 heads on eight.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from kandinsky_mini.parallel.groups import (
     world_size,
 )
 from kandinsky_mini.parallel.guidance import branches_on
+from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.parallel.ledger import Ledger
 from kandinsky_mini.sampling import Branches, draw_noise, generate, guided_velocity, predict_velocity
 
@@ -94,7 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--engine {args.engine} on several ranks needs GPUs, and pip install cache-dit")
     try:
         config = config_of(args)
-        args.layout = resolve_layout(args.layout, config.dit)
+        args.layout = layout_of(args, config)
         args.layout.check_run(sampling_of(args, config), config.dit)
     except ValueError as error:
         parser.error(str(error))
@@ -110,6 +112,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--density is for random weights, whose blocks mean nothing, and NABLA chooses its kernel itself")
     args.plan = args.plan or args.layout.plan
     return args
+
+
+def layout_of(args: argparse.Namespace, config: Config) -> ParallelLayout:
+    """Return the layout of the run. cache-dit's Ulysses can split any number of heads, and ours only what divides."""
+    if args.engine != "ours" and args.layout == f"ulysses{world_size()}":
+        return ParallelLayout.parse(args.layout)
+    return resolve_layout(args.layout, config.dit)
 
 
 def config_of(args: argparse.Namespace) -> Config:

@@ -128,24 +128,29 @@ def memory(records: list[Record]) -> Figure:
 
 def whole(records: list[Record]) -> Figure:
     """Draw Amdahl's view: with more GPUs the CrossDiT's steps get shorter, but the other parts of a run do not."""
-    parts = {(record.config, record.device): record.parts for record in records if record.parts and record.gpus}
-    saving = {r.config: r.parts["save"] for r in records if r.parts and r.parts["save"] is not None}
+
+    def video(record: Record) -> tuple[str, int]:
+        return record.config, record.seconds_of_video
+
+    runs = [record for record in records if record.parts]
+    parts = {(*video(record), record.device): record.parts for record in runs if record.gpus}
+    saving = {video(record): record.parts["save"] for record in runs if record.parts["save"] is not None}
 
     def draw(axis: Axes, group: list[Record]) -> None:
-        config, device = group[0].config, group[0].device
-        steps = load_config(CONFIGS / f"{config}.yaml").sampling.num_steps
-        outside = {name: value for name, value in parts[config, device].items() if value} | {"save": saving[config]}
-        rows = [{"CrossDiT": steps * record.step} | outside for record in group]
+        one = group[0]
+        steps = load_config(CONFIGS / f"{one.config}.yaml").sampling.num_steps
+        outside = {name: value for name, value in parts[*video(one), one.device].items() if value}
+        rows = [{"CrossDiT": steps * record.step} | outside | {"save": saving[video(one)]} for record in group]
         stacked(axis, [str(record.ranks) for record in group], rows, OUTSIDE)
         all_of_one = sum(rows[0].values())
         for record, row in zip(group[1:], rows[1:], strict=True):
-            text = f"{all_of_one / sum(row.values()):.2f}x\n(a step {group[0].step / record.step:.2f}x)"
+            text = f"{all_of_one / sum(row.values()):.2f}x\n(a step {one.step / record.step:.2f}x)"
             axis.annotate(
                 text, (str(record.ranks), sum(row.values())), (0, 16), textcoords="offset points", ha="center"
             )
         axis.set_ylabel(f"seconds: {steps} steps and the rest (computed)")
 
-    known = [record for record in records if (record.config, record.device) in parts and record.config in saving]
+    known = [record for record in records if (*video(record), record.device) in parts and video(record) in saving]
     if not known:
         raise NoRecords("the parts of a whole run. launch/whole_run.py writes them")
     return panels(known, draw, "A whole run")

@@ -24,7 +24,7 @@ import whole_run
 from helpers import MODULE_BAR, ROOT, relative_difference
 
 from kandinsky_mini import get_T2V_pipeline
-from kandinsky_mini.bench import measure, options
+from kandinsky_mini.bench import measure, options, peers
 from kandinsky_mini.bench.peers import DiffusersDiT
 from kandinsky_mini.bench.random_models import draw_weights, random_text_embedder, random_vae
 from kandinsky_mini.bench.records import Record, load_records
@@ -41,6 +41,7 @@ from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import generate, predict_velocity
 
 CPU = torch.device("cpu")
+UNEVEN = {"ulysses_anything": True}
 
 
 def random_dit(config: DiTConfig, device: torch.device = CPU) -> DiffusionTransformer3D:
@@ -317,6 +318,42 @@ def test_a_layout_with_two_branches_is_for_our_model_in_a_guided_run(engine, mon
         benchmark.parse_args(options)
     refused = {"ours": "there is only one: use a layout without cfg", "diffusers": "has no layout cfg2-tp1"}
     assert refused[engine] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("engine", "layout", "accepted"),
+    [("diffusers", "ulysses8", True), ("diffusers", "tp8", False), ("ours", "ulysses8", False)],
+)
+def test_only_cache_dit_s_ulysses_splits_heads_that_the_ranks_do_not_divide(
+    engine, layout, accepted, monkeypatch, capsys
+):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    options = ["--config", "lite_5s", "--engine", engine, "--random-weights", "--device", "cuda", "--layout", layout]
+    if accepted:
+        assert str(benchmark.parse_args(options).layout) == layout
+        return
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(options)
+    assert "28 heads are not divisible by 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "ranks", "more"), [("tp", 2, {}), ("ulysses", 2, {}), ("ulysses", 3, UNEVEN)])
+def test_cache_dit_is_told_when_the_ranks_do_not_divide_the_heads(kind, ranks, more, tiny_config, monkeypatch):
+    """Then it exchanges uneven parts. cache-dit is no dependency, so this is only what it is called with."""
+    asked = []
+    fake = SimpleNamespace(
+        ParallelismConfig=dict, enable_cache=lambda model, parallelism_config: asked.append(parallelism_config)
+    )
+    monkeypatch.setitem(sys.modules, "cache_dit", fake)
+    monkeypatch.setattr(peers, "join_group", lambda device_type: None)
+    monkeypatch.setattr(peers, "world_size", lambda: ranks)
+    config = load_config(tiny_config).dit
+    assert config.num_heads == 2
+    DiffusersDiT(config).shard("cpu", kind)
+    assert asked == [{f"{kind}_size": ranks} | more]
 
 
 @pytest.mark.parametrize(("layout", "plan"), [("tp1", "talk"), ("tp_sp1", "tp_sp"), ("ulysses1", "ulysses")])

@@ -6,6 +6,7 @@ import json
 import plot
 import pytest
 import sweep
+from figure_checks import assert_text_is_readable
 from helpers import ROOT
 
 from kandinsky_mini.bench import compare, records
@@ -97,6 +98,44 @@ def test_figures_show_what_the_records_say(tmp_path):
     # A whole run has 50 steps, and takes 10 seconds for everything else.
     assert [text.get_text() for text in axis.texts[:3]] == ["110", "60", "35"]
     assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
+
+
+def test_a_whole_run_is_drawn_with_the_parts_of_its_own_length(tmp_path):
+    """A model for 5 seconds can make 10, as the talk does. Decoding takes longer then."""
+    steps = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
+    longer = [dataclasses.replace(record, seconds_of_video=10) for record in steps]
+    runs = [lite(5, 1, 2.0, parts={"vae": 4.0, "save": 1.0})]
+    runs.append(dataclasses.replace(runs[0], seconds_of_video=10, parts={"vae": 8.0, "save": 2.0}))
+    axes = plot.whole([*steps, *longer, *runs]).axes
+    assert [axis.texts[0].get_text() for axis in axes] == ["105", "110"]
+
+
+def test_figures_have_room_for_eight_gpus(tmp_path):
+    """These records are made up: nobody has measured our layouts on so many."""
+    device = load_ceilings().device
+    made = {"device": device, "text_tokens": [200, 60], "interconnect": "NV18"}
+    several = "tp2 ulysses2 cfg2-tp1 tp4 ulysses4 cfg2-tp2 cfg2-ulysses2 ulysses4x2 cfg2-tp4 cfg2-ulysses4".split()
+    steps = {text: 3.0 / ParallelLayout.parse(text).ranks for text in ("tp1", *several)}
+    parts = {"attention": 1.2, "linear": 0.4, "communication": 0.2, "rest": 0.1, "idle": 0.1}
+    ours = [of_layout(text, step, breakdown=parts, **made) for text, step in steps.items()]
+    ours.append(of_layout("tp8", 0.5, breakdown=parts, **made))
+    theirs = [dataclasses.replace(of_layout(f"ulysses{n}", 3.5 / n, **made), engine="diffusers") for n in (2, 4, 8)]
+    whole = of_layout("tp1", 3.0, parts={"text": 1.0, "vae": 4.0, "save": 1.0}, **made)
+    records = in_order([*ours, *theirs, whole])
+    for name in ("speedup", "step", "memory", "whole", "layouts", "peers"):
+        figure = plot.FIGURES[name](records)
+        assert_text_is_readable(figure)
+        figure.savefig(tmp_path / f"{name}.png")
+        if name in ("step", "memory", "whole"):
+            (axis,) = figure.axes
+            assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "4", "8"]
+    left, _ = plot.speedup(records).axes
+    assert list(left.get_xticks()) == [1, 2, 4, 8]
+    (axis,) = plot.layouts(records).axes
+    legend = axis.get_legend()
+    assert [text.get_text() for text in legend.texts] == ["1 GPU", "2 GPUs", "4 GPUs", "8 GPUs", "predicted"]
+    assert len({patch.get_facecolor() for patch in legend.get_patches()}) == 4
+    assert [axis.get_title() for axis in plot.peers(records).axes][-1].endswith(", 8 GPUs")
 
 
 def bars(axis) -> list[float]:

@@ -92,9 +92,10 @@ class DiffusersDiT(nn.Module):
 
         join_group(device_type)
         self.gathers = kind == "ulysses"
-        size = {f"{kind}_size": world_size()}
+        uneven = kind == "ulysses" and self.config.num_heads % world_size() > 0
+        split = {f"{kind}_size": world_size()} | ({"ulysses_anything": True} if uneven else {})
         # Without a cache_config nothing is cached.
-        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(**size))
+        cache_dit.enable_cache(self.model, parallelism_config=cache_dit.ParallelismConfig(**split))
 
 
 @contextlib.contextmanager
