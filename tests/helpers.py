@@ -41,6 +41,11 @@ SAFE_MARGIN = 1e-5
 TOKENS, TEXT_TOKENS = 4 * 2 * 4, 7  # the numbers of visual and of text tokens in random_inputs
 
 
+def read(*parts: str) -> str:
+    """Read a text file of the repository."""
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
 def random_model(**changes) -> DiffusionTransformer3D:
     """Build a model of SMALL's sizes, apart from the changes, with random weights everywhere.
 

@@ -1,0 +1,277 @@
+"""Pages say what the records do: ours beside other libraries, sparse attention, whole runs and memory."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from helpers import read
+
+from kandinsky_mini.bench import compare
+from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
+from kandinsky_mini.config import load_config
+from kandinsky_mini.parallel.ceilings import load_ceilings
+from kandinsky_mini.parallel.cost import predict
+from kandinsky_mini.parallel.layout import ParallelLayout
+
+
+def gpu(record: Record) -> str:
+    return record.device.split()[1]
+
+
+def rows_of_libraries(folder: Path) -> list[str]:
+    """Return the rows of the table of ours and other libraries that the records of a folder give."""
+    rows, ceilings = [], PUBLISHED / "peers"
+    for group in compare.by_video_and_ranks(load_records(folder)):
+        lowest = compare.floor(group[0], ceilings)
+        for record, predicted in zip(group, compare.predicted_steps(group, ceilings), strict=True):
+            library = "ours" if record.engine == "ours" else "diffusers" if record.ranks == 1 else "cache-dit"
+            cells = [
+                f"{record.seconds_of_video} s of video, {record.ranks} {gpu(record)}{'s' * (record.ranks > 1)}",
+                f"{library}, `{record.layout}`",
+                record.attention,
+                f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+                f"{predicted:.3f}" if library == "ours" else "–",
+                f"{100 * (record.step / lowest - 1):.0f} %",
+                f"{max(times[0] for times in record.warmup_seconds):.0f} s",
+                f"{max(record.peak_bytes) / 1e9:.1f} GB",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def by_library(records: list[Record]) -> dict[tuple[int, str, str], Record]:
+    """Return the records by video, library and layout. Of several, this is the one on H200s with flash-attn-4."""
+    in_order = sorted(records, key=lambda record: (record.attention == "flash4", gpu(record) == "H200"))
+    return {(record.seconds_of_video, record.engine, str(record.layout)): record for record in in_order}
+
+
+def test_the_benchmark_s_page_has_the_records_of_other_libraries():
+    page, records = read("assets", "benchmarks", "README.md"), load_records(PUBLISHED / "peers")
+    table = page.split("| video and GPUs | library and layout |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows_of_libraries(PUBLISHED / "peers")
+    assert {(record.date, record.ranks, gpu(record)) for record in records} == {
+        *(("2026-11-28", ranks, "H200") for ranks in (1, 2)),
+        *(("2026-11-27", ranks, kind) for ranks, kind in ((1, "H100"), (4, "H200"))),
+        ("2026-11-28", 2, "H100"),
+    }
+    of = by_library(records)
+    two_h100s = {
+        (record.engine, str(record.layout)): record.step
+        for record in records
+        if (gpu(record), record.ranks) == ("H100", 2)
+    }
+
+    def less(seconds: int, ours: str, other: str) -> str:
+        ours, other = of[seconds, "ours", ours], of[seconds, "diffusers", other]
+        assert (ours.device, ours.ranks) == (other.device, other.ranks)
+        return f"{100 * (1 - ours.step / other.step):.1f} % less"
+
+    quotes = []
+    for start, pair in {
+        "our step takes": ("tp1", "tp1"),
+        "the talk's plan takes": ("tp2", "tp2"),
+        "A step of `cfg2-tp1` takes": ("cfg2-tp1", "tp2"),
+        "a step of `cfg2-ulysses2` takes": ("cfg2-ulysses2", "ulysses4"),
+    }.items():
+        quotes += [f"{start} {less(5, *pair)} time", f"and {less(10, *pair)} in 10 s of video"]
+    attention = [of[5, *run].breakdown["attention"] for run in (("ours", "cfg2-ulysses2"), ("diffusers", "ulysses4"))]
+    quotes.append("attention takes {:.3f} s in place of {:.3f} s".format(*attention))
+    quotes.append(
+        f"Compared with cache-dit's `tp4` on flash-attn-4, a step takes {less(5, 'cfg2-ulysses2', 'tp4')} time"
+    )
+    theirs = two_h100s["diffusers", "tp2"]
+    shares = [100 * (1 - two_h100s["ours", layout] / theirs) for layout in ("cfg2-tp1", "tp2")]
+    quotes.append(
+        "On two H100s, `cfg2-tp1` takes {:.1f} % less time, and the talk's plan {:.1f} % less".format(*shares)
+    )
+    assert [quote for quote in quotes if quote not in " ".join(page.split())] == []
+
+
+def test_the_benchmark_s_page_has_the_profiles_of_what_keeps_a_step_above_the_floor():
+    page, folder = read("assets", "benchmarks", "README.md"), PUBLISHED / "peers"
+    of = by_library(load_records(folder))
+    rows = []
+    for layout in ("tp1", "cfg2-tp1", "ulysses2", "tp2"):
+        record, parts = of[5, "ours", layout], ("attention", "linear", "communication", "rest", "idle", "whole")
+        cells = [
+            f"{record.breakdown[part]:.3f}" if part != "communication" or record.ranks > 1 else "–" for part in parts
+        ]
+        rows.append(f"| {record.ranks} H200{'s' * (record.ranks > 1)}, `{layout}` | {' | '.join(cells)} |")
+    table = page.split("| 5 s of video | attention | linear layers |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows
+    config, one = load_config("lite_5s"), of[5, "ours", "tp1"]
+    (ceilings,) = (each for each in compare.ceilings_of(one.device, folder) if each.attention_kernel == "flash4")
+    alone = predict(config.dit, config.sampling, ParallelLayout(), ceilings, tuple(one.text_tokens)).seconds
+    quote = f"The floor has {alone['attention']:.3f} s of attention and {alone['linear']:.3f} s of linear layers"
+    assert quote in " ".join(page.split())
+    assert alone["attention"] + alone["linear"] == pytest.approx(compare.floor(one, folder))
+
+
+def test_the_benchmark_s_page_has_the_runs_on_the_other_card_and_on_other_machines():
+    page = read("assets", "benchmarks", "README.md").split("### On the other card, and on other machines")[1]
+    first, second = (by_library(load_records(PUBLISHED / name)) for name in ("peers", "swapped_h200"))
+    less = []
+    for key, record in second.items():
+        assert f"[{record.step:.3f} s](swapped_h200/{record.name}.json)" in page
+        assert (record.date, record.device) == (first[key].date, first[key].device)
+    for cards in (first, second):
+        less += [
+            100 * (1 - cards[length, "ours", "tp1"].step / cards[length, "diffusers", "tp1"].step) for length in (5, 10)
+        ]
+    assert f"takes between {min(less):.1f} and {max(less):.1f} % less time" in " ".join(page.split())
+    table = page.split("| video and GPUs | library and layout |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows_of_libraries(PUBLISHED / "peers_h200")
+    assert {(record.date, gpu(record)) for record in load_records(PUBLISHED / "peers_h200")} == {("2026-11-27", "H200")}
+
+
+def test_the_benchmark_s_page_has_the_records_of_a_machine_that_slowed_down():
+    page = " ".join(read("assets", "benchmarks", "README.md").split())
+    records = load_records(PUBLISHED / "slowed_h100")
+    of = {(record.engine, record.seconds_of_video, str(record.layout)): record for record in records}
+    ours, theirs = (of[engine, 10, "tp1"].slowest() for engine in ("ours", "diffusers"))
+    quotes = [
+        f"went from {ours[0]:.3f} s to {ours[-1]:.3f} s",
+        f"stayed between {min(theirs):.3f} s and {max(theirs):.3f} s",
+    ]
+    for (engine, _, layout), record in of.items():
+        if record.ranks > 1:
+            name = "ours" if engine == "ours" else "cache-dit"
+            low, high = min(record.slowest()), max(record.slowest())
+            quotes.append(f"{name}, `{layout}`, {record.step:.3f} s ({low:.3f} to {high:.3f})")
+        assert record.date in page
+    linked = [record for record in records if record.ranks == 1]
+    assert len(linked) == 4 and all(f"slowed_h100/{record.name}.json" in page for record in linked)
+    short = of["ours", 5, "tp1"], of["diffusers", 5, "tp1"]
+    quotes.append("one GPU took {:.3f} s in ours and {:.3f} s in diffusers".format(*(record.step for record in short)))
+    assert [quote for quote in quotes if quote not in page] == []
+
+
+def sparse_runs() -> list[Record]:
+    """Return the records of NABLA, and that of full attention to compare them with."""
+    full = by_library(load_records(PUBLISHED / "peers"))[10, "ours", "tp1"]
+    return [full, *(record for folder in ("nabla", "nabla_h100") for record in load_records(PUBLISHED / folder))]
+
+
+def test_the_benchmark_s_page_has_the_records_of_sparse_attention():
+    page, records = read("assets", "benchmarks", "README.md"), sparse_runs()
+    rows, quotes = [], set()
+    for record in records:
+        cells = [
+            "NABLA, on flex_attention" if record.density else "full, on flash-attn-4",
+            f"{record.ranks} {gpu(record)}{'s' * (record.ranks > 1)}, `{record.layout}`",
+            record.engine,
+            f"{record.density or 1:g}",
+            f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+            f"{max(times[0] for times in record.warmup_seconds):.0f} s",
+            f"{max(record.peak_bytes) / 1e9:.1f} GB",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        assert record.date == "2026-11-28" and record.date in page
+        quotes |= {f"{kept:.4f}" for kept in record.kept}
+    table = page.split("| attention of 10 s of video |")[1].split("\n\n")[0]
+    assert sorted(table.splitlines()[2:]) == sorted(rows)
+    one = {(r.engine, r.density): r for r in records if r.ranks == 1 and gpu(r) == "H200"}
+    steps = {(gpu(r), str(r.layout)): r.step for r in records if r.engine == "ours" and r.density == 0.2}
+    times = {run: f"{steps[run[0], 'tp1'] / step:.2f} times" for run, step in steps.items()}
+    less = [f"{100 * (1 - one['ours', d].step / one['diffusers', d].step):.1f} % less" for d in (0.2, 0.1)]
+    rest = [f"{one[engine, 0.2].breakdown['rest']:.3f} s" for engine in ("ours", "diffusers")]
+    quotes |= {
+        f"takes {less[0]} time than one of diffusers at density 0.2, and {less[1]} at 0.1",
+        f"takes {rest[0]} in place of {rest[1]}",
+        f"`cfg2-tp1` is {times['H200', 'cfg2-tp1']} as fast as one GPU, `ulysses2` {times['H200', 'ulysses2']}",
+        f"and `tp2` {times['H200', 'tp2']}",
+        f"`cfg2-tp1` is {times['H100', 'cfg2-tp1']} as fast as one, and `ulysses2` {times['H100', 'ulysses2']}",
+    }
+    page = " ".join(page.split())
+    assert len(quotes) == 11 and [quote for quote in quotes if quote not in page] == []
+
+
+def test_pages_have_the_record_of_a_run_in_24_gb():
+    (record,) = load_records(PUBLISHED / "offload_h100")
+    assert record.offload and "--memory 24 " in record.command and gpu(record) == "H100"
+    peak, parts = f"at most {max(record.peak_bytes) / 1e9:.1f} GB", record.parts
+    pages = [read("assets", "benchmarks", "README.md"), read("launch", "released_weights.md")]
+    assert all(f"offload_h100/{record.name}.json" in page and peak in " ".join(page.split()) for page in pages)
+    took = [f"A step takes {record.step:.3f} s", f"the prompt takes {parts['expand']:.1f} s", record.date]
+    took.append(f"encoding {parts['text']:.1f} s and decoding {parts['vae']:.1f} s")
+    assert [quote for quote in took if quote not in " ".join(pages[0].split())] == []
+
+
+def whole_runs() -> dict[tuple[int, int], Record]:
+    """Return the records of whole runs with flash-attn-4, by video and number of GPUs."""
+    return {(record.seconds_of_video, record.gpus): record for record in load_records(PUBLISHED / "whole_h200")}
+
+
+def test_the_benchmark_s_page_has_the_records_of_whole_runs():
+    page, steps = read("assets", "benchmarks", "README.md"), load_config("lite_5s").sampling.num_steps
+    records = whole_runs()
+    rows = []
+    for (length, gpus), record in sorted(records.items()):
+        outside = sum(filter(None, record.parts.values()))
+        share = outside / (outside + steps * record.step)
+        cells = [f"{length} s of video, {gpus} GPU{'s' * (gpus > 1)}, `{record.layout}`"]
+        cells += [f"{record.parts[part]:.1f} s" for part in ("expand", "text")]
+        cells += [f"{steps * record.step:.1f} s", f"{record.parts['vae']:.1f} s"]
+        cells += [f"{saving:.1f} s" if (saving := record.parts["save"]) else "–", f"{100 * share:.0f} %"]
+        rows.append(f"| {' | '.join(cells)} | {max(record.peak_bytes) / 1e9:.1f} GB |")
+        assert record.date in page
+    table = page.split("| whole run | expand the prompt |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows
+    faster = [f"{records[length, 1].parts['vae'] / records[length, 2].parts['vae']:.1f} times" for length in (5, 10)]
+    shares = []
+    for two in (records[5, 2], records[10, 2]):
+        others = sum(two.parts[part] or 0.0 for part in ("text", "vae", "save"))
+        shares.append(f"{100 * others / (others + steps * two.step):.0f} %")
+    compiling = [f"{record.warmup_seconds[0][0]:.0f} s" for _, record in sorted(records.items())]
+    (first, second), (_, before) = ([f"{each / 1e9:.1f} GB" for each in records[s, 2].peak_bytes] for s in (10, 5))
+    quotes = [
+        f"Two ranks decode {faster[0]} as fast as one in 5 s of video, and {faster[1]} in 10 s.",
+        f"leaves out, {shares[0]} of the run on two GPUs are outside the steps, and {shares[1]} in 10 s.",
+        f"It took {compiling[0]} and {compiling[1]} in 5 s of video, and {compiling[2]} and {compiling[3]} in 10 s.",
+        f"rank 0 of two needs {first}, of which",
+        f"The other rank, which has none, needs {second}. In 5 s it needed {before}",
+    ]
+    page = " ".join(page.split())
+    assert [quote for quote in quotes if quote not in page] == []
+    counts = {len(record.step_seconds[0]) for record in records.values()}
+    assert counts == {9, 2} and "the median of 9 in 5 s of video, and of 2 in 10 s" in page
+
+
+def memory_rows() -> list[str]:
+    """Return the table of memory: what the cost model predicts for a rank, and the largest peak in the records."""
+    of: dict[tuple[int, str], list[int]] = {}
+    for record in itertools.chain.from_iterable(
+        load_records(PUBLISHED / f) for f in ("layouts", "peers", "peers_h200")
+    ):
+        if record.engine == "ours":
+            of.setdefault((record.seconds_of_video, str(record.layout)), []).extend(record.peak_bytes)
+    rows = []
+    for text in ("tp1", "tp2", "cfg2-tp1", "ulysses2", "tp4", "cfg2-ulysses2", "cfg2-tp4", "cfg2-ulysses4"):
+        layout, cells = ParallelLayout.parse(text), []
+        for config in map(load_config, ("lite_5s", "lite_10s")):
+            predicted = predict(config.dit, config.sampling, layout, load_ceilings()).peak_bytes
+            measured = of.get((config.sampling.time_length, text))
+            cells += [f"{predicted / 1e9:.1f} GB", f"{max(measured) / 1e9:.1f} GB" if measured else "–"]
+        rows.append(f"| {layout.ranks} | `{text}` | {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_page_of_the_released_weights_has_the_memory_of_the_records():
+    page = read("launch", "released_weights.md")
+    table = page.split("| 10 s of video, predicted | measured |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == memory_rows()
+    sparse = [record for record in sparse_runs() if record.density and record.engine == "ours"]
+    peaks = {(str(record.layout), f"{max(record.peak_bytes) / 1e9:.1f} GB") for record in sparse}
+    assert peaks == {("tp1", "7.2 GB"), ("cfg2-tp1", "7.2 GB"), ("ulysses2", "6.2 GB"), ("tp2", "4.4 GB")}
+    quote = "With NABLA, `tp1` and `cfg2-tp1` took 7.2 GB as well, `ulysses2` 6.2 GB and `tp2` 4.4 GB."
+    assert quote in " ".join(page.split())
+    (whole,) = [record for record in load_records(PUBLISHED) if "whole" in record.name and "lite_10s" in record.name]
+    peaks = dict(zip(whole.device_map, whole.peak_bytes, strict=True))
+    head = 152_064 * load_config("lite_5s").dit.in_text_dim * 2  # Qwen's vocabulary, in bfloat16
+    page = " ".join(page.split())
+    assert f"{whole.name}.json) took {peaks['text_embedder'] / 1e9:.1f} GB, without the {head / 1e9:.1f} GB" in page
+    assert f"The VAE took at most {peaks['vae'] / 1e9:.1f} GB" in page
+    two = whole_runs()[10, 2]
+    weights = predict(load_config("lite_5s").dit, load_config("lite_5s").sampling, two.layout, load_ceilings())
+    assert f"{two.name}.json) has the CrossDiT and a VAE, and took {two.peak_bytes[1] / 1e9:.1f} GB." in page
+    assert f"The weights of the CrossDiT are {weights.weight_bytes / 1e9:.1f} GB of it." in page
