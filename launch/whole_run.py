@@ -1,12 +1,13 @@
 """Measure how long each part of a whole run takes: text encoders, CrossDiT, VAE, saving.
 
-python launch/whole_run.py --config kandinsky_mini/configs/lite_10s.yaml --random-weights --steps 10 \
+python launch/whole_run.py --config lite_5s --seconds 10 --random-weights --path ./test.mp4 \
     --device-map dit=cuda:0 vae=cuda:1 text_embedder=cuda:2
 torchrun --nproc-per-node 2 launch/whole_run.py --config lite_10s --random-weights --device-map cuda --layout cfg2-tp1
 
-The first line is the talk's last cell: three devices, three models, one process. The second one has two ranks, which
-share the steps and the pieces of the video that the VAE decodes. With --random-weights the models are the real classes
-at the real sizes, and no checkpoint is needed. Rank 0 writes a record as JSON.
+The first line is the talk's last cell: three devices, three models, one process, and 10 seconds from the model for 5.
+The second one has two ranks, which share the steps and the pieces of the video that the VAE decodes. With
+--random-weights the models are the real classes at the real sizes, and no checkpoint is needed. Rank 0 writes a record
+as JSON.
 
 Saving is work for a CPU, and needs imageio-ffmpeg. Where that is missing, saving is left out, and --only-saving can
 measure it on another machine.
