@@ -4,9 +4,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import read
 
 from kandinsky_mini.bench import compare
+from kandinsky_mini.bench.random_models import random_text_embedder
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
 from kandinsky_mini.config import load_config
 from kandinsky_mini.parallel.ceilings import load_ceilings
@@ -276,15 +278,33 @@ def test_the_page_of_the_released_weights_has_the_memory_of_the_records():
     assert peaks == {("tp1", "7.2 GB"), ("cfg2-tp1", "7.2 GB"), ("ulysses2", "6.2 GB"), ("tp2", "4.4 GB")}
     quote = "With NABLA, `tp1` and `cfg2-tp1` took 7.2 GB as well, `ulysses2` 6.2 GB and `tp2` 4.4 GB."
     assert quote in " ".join(page.split())
-    (whole,) = [record for record in load_records(PUBLISHED) if "whole" in record.name and "lite_10s" in record.name]
-    peaks = dict(zip(whole.device_map, whole.peak_bytes, strict=True))
-    head = 152_064 * load_config("lite_5s").dit.in_text_dim * 2  # Qwen's vocabulary, in bfloat16
-    page = " ".join(page.split())
-    assert f"{whole.name}.json) took {peaks['text_embedder'] / 1e9:.1f} GB." in page
-    assert f"which adds {head / 1e9:.1f} GB. CLIP was in bfloat16" in page
-    assert f"The VAE took at most {peaks['vae'] / 1e9:.1f} GB" in page
-    two = whole_runs()[10, 2]
-    weights = predict(load_config("lite_5s").dit, load_config("lite_5s").sampling, two.layout, load_ceilings())
-    assert f"{two.name}.json) has the CrossDiT and a VAE, and took {two.peak_bytes[1] / 1e9:.1f} GB." in page
-    assert f"all models on one GPU needed {max(whole_runs()[10, 1].peak_bytes) / 1e9:.1f} GB for 10 s of video" in page
-    assert f"The weights of the CrossDiT are {weights.weight_bytes / 1e9:.1f} GB of it." in page
+
+
+def rows_of_ranks() -> list[str]:
+    """Return the table of all models of a rank: weights, and a VAE that decodes, beside the peaks of whole runs."""
+    config, (offload,) = load_config("lite_5s"), load_records(PUBLISHED / "offload_h100")
+    embedder = random_text_embedder(config, torch.device("meta"))
+    text = 2 * sum(p.numel() for p in embedder.writer.parameters())
+    text += 4 * sum(p.numel() for p in embedder.text_encoder2.parameters())
+    measured = {str(record.layout): record.peak_bytes for (seconds, _), record in whole_runs().items() if seconds == 10}
+    rows = []
+    for name in ("tp1", "tp2", "cfg2-tp1", "tp4", "cfg2-ulysses2", "cfg2-tp4", "cfg2-ulysses4"):
+        layout = ParallelLayout.parse(name)
+        dit = predict(config.dit, config.sampling, layout, load_ceilings()).weight_bytes
+        peaks = measured.get(name, [])
+        cells = []
+        for predicted, peak in zip((text, 0), (peaks[:1], peaks[1:]), strict=True):
+            cells.append(f"{(predicted + dit + offload.peak_bytes[0]) / 1e9:.1f} GB")
+            cells.append(f"{max(peak) / 1e9:.1f} GB" if peak else "–")
+        if layout.ranks == 1:
+            cells[2] = "–"  # there are no others
+        rows.append(f"| {layout.ranks} | `{name}` | {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_page_of_the_released_weights_has_the_memory_of_whole_ranks():
+    page = read("launch", "released_weights.md")
+    table = page.split("| rank 0, predicted | measured |")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == rows_of_ranks()
+    (offload,) = load_records(PUBLISHED / "offload_h100")
+    assert f"The VAE takes {offload.peak_bytes[0] / 1e9:.1f} GB, weights included" in " ".join(page.split())
