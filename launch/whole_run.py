@@ -37,8 +37,9 @@ from kandinsky_mini.models.dit import compile_blocks
 from kandinsky_mini.parallel.groups import gather_from_all, leave_group, rank, world_size
 from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import draw_noise
-from kandinsky_mini.saving import check_can_save, save
+from kandinsky_mini.saving import save
 from kandinsky_mini.training.dataset import render_videos
+from kandinsky_mini.validation import check_save_path
 from kandinsky_mini.world.scenes import Scene
 
 PROMPT = "a cat in a red hat"
@@ -141,8 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     layout.check_run(size, config.dit)
     if world_size() > 1:
         devices = resolve_devices(devices)
-    if can_save() and rank() == 0:
-        check_can_save(args.out / "video.mp4")  # a broken encoder would otherwise show at the very end
+    if rank() == 0 and (args.path or can_save()):  # what is wrong would otherwise show at the very end
+        check_save_path(args.path or args.out / "video.mp4", "video")
     if args.memory:
         limit_memory(devices, args.memory)
     parts: dict[str, float | None] = {}

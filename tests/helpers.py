@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kandinsky_mini.bench.records import Record
 from kandinsky_mini.config import DiTConfig, NablaConfig
 from kandinsky_mini.models.dit import DiffusionTransformer3D
 from kandinsky_mini.models.nabla import NablaAttention, coarse_scores, sparse_attentions
@@ -44,6 +45,11 @@ TOKENS, TEXT_TOKENS = 4 * 2 * 4, 7  # the numbers of visual and of text tokens i
 def read(*parts: str) -> str:
     """Read a text file of the repository."""
     return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def spread(record: Record) -> str:
+    """Return the seconds of a record's step as pages quote them: the median, the fastest and the slowest."""
+    return f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})"
 
 
 def random_model(**changes) -> DiffusionTransformer3D:

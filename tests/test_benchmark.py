@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark
@@ -41,7 +42,6 @@ from kandinsky_mini.pipeline import Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import generate, predict_velocity
 
 CPU = torch.device("cpu")
-UNEVEN = {"ulysses_anything": True}
 
 
 def random_dit(config: DiTConfig, device: torch.device = CPU) -> DiffusionTransformer3D:
@@ -340,7 +340,9 @@ def test_only_cache_dit_s_ulysses_splits_heads_that_the_ranks_do_not_divide(
     assert "28 heads are not divisible by 8" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "ranks", "more"), [("tp", 2, {}), ("ulysses", 2, {}), ("ulysses", 3, UNEVEN)])
+@pytest.mark.parametrize(
+    ("kind", "ranks", "more"), [("tp", 2, {}), ("ulysses", 2, {}), ("ulysses", 3, {"ulysses_anything": True})]
+)
 def test_cache_dit_is_told_when_the_ranks_do_not_divide_the_heads(kind, ranks, more, tiny_config, monkeypatch):
     """Then it exchanges uneven parts. cache-dit is no dependency, so this is only what it is called with."""
     asked = []
@@ -404,14 +406,22 @@ def test_a_whole_run_times_the_expansion_of_a_prompt_where_there_is_one(tiny_con
 
 
 def test_a_broken_encoder_shows_before_the_models_are_loaded(tiny_config, tmp_path, monkeypatch):
-    def refuse(path) -> None:
-        assert path.parent == tmp_path
+    def refuse(path: Path, kind: str) -> None:
+        assert path.parent == tmp_path and kind == "video"
         raise ValueError("no encoder")
 
-    monkeypatch.setattr(whole_run, "check_can_save", refuse)
+    monkeypatch.setattr(whole_run, "check_save_path", refuse)
     monkeypatch.setattr(whole_run, "get_T2V_pipeline", lambda *args, **options: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match="no encoder"):
         whole_run.main(["--config", str(tiny_config), "--steps", "2", "--out", str(tmp_path)])
+
+
+def test_a_video_that_could_not_be_saved_is_refused_before_the_models_are_loaded(tiny_config, tmp_path, monkeypatch):
+    """Also where saving is not timed, because no encoder is installed."""
+    monkeypatch.setattr(whole_run, "can_save", lambda: False)
+    monkeypatch.setattr(whole_run, "get_T2V_pipeline", lambda *args, **options: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match="the suffix of this video must be .mp4"):
+        whole_run.main(["--config", str(tiny_config), "--out", str(tmp_path), "--path", str(tmp_path / "video.png")])
 
 
 def test_a_whole_run_without_weights_says_how_to_do_without(tmp_path):

@@ -6,7 +6,7 @@ import statistics
 
 import plot
 import pytest
-from helpers import read
+from helpers import read, spread
 
 from kandinsky_mini.bench import compare
 from kandinsky_mini.bench.records import PUBLISHED, Record, load_records
@@ -20,7 +20,7 @@ def row_of(record: Record, one: Record) -> str:
     """Return the row of the table of GPUs that a record gives, beside the record of one GPU."""
     cells = [
         f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
-        f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+        spread(record),
         f"{one.step / record.step:.2f}" if record.ranks > 1 else "1",
         f"{max(times[0] for times in record.warmup_seconds):.0f} s",
         f"{max(record.peak_bytes) / 1e9:.1f} GB",
@@ -99,7 +99,7 @@ def row_of_layout(record: Record, predicted: float | None, one: Record) -> str:
     cells = [
         f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
         name if record.engine == "ours" or record.ranks > 1 else "diffusers",
-        f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})",
+        spread(record),
         f"{one.step / record.step:.2f}" if record.ranks > 1 else "1",
         f"{predicted:.3f}" if predicted else "–",
         f"{max(record.peak_bytes) / 1e9:.1f} GB",
@@ -164,8 +164,12 @@ def test_the_benchmark_s_page_has_the_records_of_flash4():
     names = {"flash4": "flash-attn-4", "cudnn": "cuDNN"}
     for record in records:
         gpus = f"{record.ranks} GPU{'s' * (record.ranks > 1)}"
-        times = f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})"
-        cells = [f"{record.seconds_of_video} s of video, {gpus}", f"`{record.layout}`", names[record.attention], times]
+        cells = [
+            f"{record.seconds_of_video} s of video, {gpus}",
+            f"`{record.layout}`",
+            names[record.attention],
+            spread(record),
+        ]
         assert f"| {' | '.join(cells)} | {max(record.peak_bytes) / 1e9:.1f} GB |" in page
         assert record.date in page and record.device.removeprefix("NVIDIA ") in page
     table = page.split("| video and GPUs | layout | kernel |")[1].split("| On one GPU")[0]

@@ -107,7 +107,7 @@ def test_figures_show_what_the_records_say(tmp_path):
     assert axis.texts[-1].get_text() == f"{110 / 35:.2f}x\n(a step 4.00x)"
 
 
-def test_a_whole_run_is_drawn_with_the_parts_of_its_own_length(tmp_path):
+def test_a_whole_run_is_drawn_with_the_parts_of_its_own_length():
     """A model for 5 seconds can make 10, as the talk does. Decoding takes longer then."""
     steps = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
     longer = [dataclasses.replace(record, seconds_of_video=10) for record in steps]
