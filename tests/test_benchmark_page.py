@@ -73,7 +73,7 @@ def test_the_benchmark_s_page_quotes_the_accuracy():
     kernels = [records[f"precision-h200-lite_5s-1s-tp2{kernel}"]["1"] for kernel in ("", "-flash4")]
     quotes = [
         f"differs from one in float32 by {min(alone):.2f} to {max(alone):.2f} %",
-        "{:.3f} % on average with cuDNN's kernel, and {:.3f} % with".format(
+        "{:.3f} % with cuDNN's kernel, and {:.3f} % with".format(
             *(100 * statistics.mean(errors) for errors in kernels)
         ),
         f"at most {max(every):.2f} %, which is at most {max(split)[0]:.2f} times the difference on one GPU",
@@ -95,7 +95,7 @@ def layouts() -> list[tuple[Record, float | None]]:
 
 def row_of_layout(record: Record, predicted: float | None, one: Record) -> str:
     """Return the row of the table of layouts that a record gives, beside the record of the same library on one GPU."""
-    name = f"`{record.layout}`" if record.engine == "ours" else f"{record.layout} in diffusers"
+    name = f"`{record.layout}`" if record.engine == "ours" else f"cache-dit, `{record.layout}`"
     cells = [
         f"{record.seconds_of_video} s of video, {record.ranks} GPU{'s' * (record.ranks > 1)}",
         name if record.engine == "ours" or record.ranks > 1 else "diffusers",

@@ -72,19 +72,21 @@ def test_the_benchmark_s_page_has_the_records_of_other_libraries():
     for start, pair in {
         "our step takes": ("tp1", "tp1"),
         "the talk's plan takes": ("tp2", "tp2"),
-        "A step of `cfg2-tp1` takes": ("cfg2-tp1", "tp2"),
+        "a step of `cfg2-tp1` takes": ("cfg2-tp1", "tp2"),
         "a step of `cfg2-ulysses2` takes": ("cfg2-ulysses2", "ulysses4"),
     }.items():
         quotes += [f"{start} {less(5, *pair)} time", f"and {less(10, *pair)} in 10 s of video"]
     attention = [of[5, *run].breakdown["attention"] for run in (("ours", "cfg2-ulysses2"), ("diffusers", "ulysses4"))]
-    quotes.append("attention takes {:.3f} s in place of {:.3f} s".format(*attention))
+    names = [of[5, *run].name for run in (("ours", "cfg2-ulysses2"), ("diffusers", "ulysses4"))]
+    theirs = f"{attention[1]:.3f} s in [cache-dit's](peers/{names[1]}.json)"
+    quotes.append(f"attention takes {attention[0]:.3f} s in [ours](peers/{names[0]}.json) and {theirs}")
     quotes.append(
-        f"Compared with cache-dit's `tp4` on flash-attn-4, a step takes {less(5, 'cfg2-ulysses2', 'tp4')} time"
+        f"on flash-attn-4, a step of `cfg2-ulysses2` takes {less(5, 'cfg2-ulysses2', 'tp4')} time in 5 s of video"
     )
     theirs = two_h100s["diffusers", "tp2"]
     shares = [100 * (1 - two_h100s["ours", layout] / theirs) for layout in ("cfg2-tp1", "tp2")]
     quotes.append(
-        "On two H100s, `cfg2-tp1` takes {:.1f} % less time, and the talk's plan {:.1f} % less".format(*shares)
+        "`cfg2-tp1` takes {:.1f} % less time than cache-dit's `tp2`, and the talk's plan {:.1f} % less".format(*shares)
     )
     assert [quote for quote in quotes if quote not in " ".join(page.split())] == []
     elsewhere = {str(r.layout): r.step for r in load_records(PUBLISHED / "flash4") if r.seconds_of_video == 5}
@@ -113,7 +115,7 @@ def test_the_benchmark_s_page_has_the_profiles_of_what_keeps_a_step_above_the_fl
 
 
 def test_the_benchmark_s_page_has_the_runs_on_the_other_card_and_on_other_machines():
-    page = read("assets", "benchmarks", "README.md").split("### On the other card, and on other machines")[1]
+    page = read("assets", "benchmarks", "README.md").split("### The machines, and their other cards")[1]
     first, second = (by_library(load_records(PUBLISHED / name)) for name in ("peers", "swapped_h200"))
     for key, record in second.items():
         assert f"[{record.step:.3f} s](swapped_h200/{record.name}.json)" in page
@@ -245,10 +247,10 @@ def test_the_benchmark_s_page_has_the_records_of_whole_runs():
     compiling = [f"{record.warmup_seconds[0][0]:.0f} s" for _, record in sorted(records.items())]
     (first, second), (_, before) = ([f"{each / 1e9:.1f} GB" for each in records[s, 2].peak_bytes] for s in (10, 5))
     quotes = [
-        f"On two GPUs the whole run is {speedups[0]} as fast as on one, and {speedups[1]} in 10 s.",
+        f"the run on two GPUs is {speedups[0]} as fast as on one, and {speedups[1]} in 10 s.",
         *(f"Two ranks decode {each} as fast as one, in both." for each in faster),
         f"leaves out, {shares[0]} of the run on two GPUs are outside the steps, and {shares[1]} in 10 s.",
-        f"It took {compiling[0]} and {compiling[1]} in 5 s of video, and {compiling[2]} and {compiling[3]} in 10 s.",
+        f"took {compiling[0]} and {compiling[1]} in 5 s of video, and {compiling[2]} and {compiling[3]} in 10 s.",
         f"rank 0 of two needs {first}, of which",
         f"The other rank, which has none, needs {second}. In 5 s it needed {before}.",
     ]
