@@ -1,6 +1,8 @@
 """Run a script as a person expects: what they can cure ends it with one line, and not with a place in the code."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from .files import signals_like_ctrl_c
 
 # Only the first of several ranks speaks. parallel/groups.py says more, but imports torch, which takes seconds.
 FIRST = os.environ.get("RANK", "0") == "0"
+NO_MEMORY = re.compile("out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 
 
 def run(main: Callable[[], object]) -> None:
@@ -24,8 +27,10 @@ def run(main: Callable[[], object]) -> None:
         from .parallel.groups import is_first_to_fail  # imports torch, which a script does later
 
         sys.exit(_message(str(error).rstrip(), error) if is_first_to_fail() else 1)
-    except (RuntimeError, MemoryError) as error:  # torch says "CUDA out of memory" or "can't allocate memory"
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
+    except subprocess.CalledProcessError as error:  # its own words are on the screen already, if nobody caught them
+        sys.exit(error.stderr or f"error: {shlex.join(error.cmd)} failed with status {error.returncode}")
+    except (RuntimeError, MemoryError) as error:
+        if not NO_MEMORY.search(str(error)) and not isinstance(error, MemoryError):
             if "imed out" in str(error):
                 error.add_note("A rank waits for the others for 120 s, or as long as KANDINSKY_TIMEOUT_SECONDS says.")
             raise
@@ -37,8 +42,10 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def run_program(command: list[str], **options: object) -> None:
-    """Run another program, with options of subprocess.Popen, until it ends. A signal that ends us ends it first.
+def run_program(command: list[str], **options: object) -> str | None:
+    """Run another program, with options of subprocess.Popen, until it ends. Return its output, if that is captured.
+
+    A signal that ends us ends it first.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -51,6 +58,7 @@ def run_program(command: list[str], **options: object) -> None:
             raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return out
 
 
 def _message(reason: str, error: BaseException) -> str:

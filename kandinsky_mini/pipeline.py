@@ -1,7 +1,6 @@
 """From a prompt to a video: encode the text, sample a latent, decode it, save it."""
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
-from .config import Config, check_sampling
-from .limits import check_whole
+from .config import Config
 from .models import vae as vae_coding
 from .models.dit import DiffusionTransformer3D
 from .models.text_embedders import TextEmbedder
@@ -20,7 +18,7 @@ from .parallel.layout import ParallelLayout
 from .parallel.spread import over_ranks
 from .sampling import Branches, draw_noise, generate
 from .saving import latent_kept, save
-from .validation import check_save_path, check_text
+from .validation import check_request
 
 COMPONENTS = ("dit", "vae", "text_embedder")
 
@@ -99,52 +97,37 @@ class Kandinsky5T2VPipeline:
         Warns:
             UserWarning: a prompt has words that the model has never seen, or more tokens than the model reads.
         """
-        given = {
-            "time_length": time_length,
-            "width": width,
-            "height": height,
-            "num_steps": num_steps,
-            "guidance_weight": guidance_weight,
-            "scheduler_scale": scheduler_scale,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        sampling = dataclasses.replace(self.config.sampling, **changes)
-        negative_caption = self.config.text.negative_prompt if negative_caption is None else negative_caption
-
-        check_text("prompt", text)
-        check_text("negative caption", negative_caption)
-        if not text.strip():
-            raise ValueError("the prompt is empty: say what the video shows")
-        sampling = check_sampling(sampling, self.config.dit.unit)
-        if sampling.guided and not self.config.sampling.guided:
-            raise ValueError(
-                f"{self.config.name} is a model without guidance: leave its guidance weight at 1, because "
-                f"{sampling.guidance_weight:g} would spoil the video"
-            )
-        self.layout.check_run(sampling, self.config.dit)
-        if expand_prompts and not self.config.text.expansion_template:
-            raise ValueError(f"{self.config.name} cannot expand prompts: it has no expansion_template")
-        if expand_prompts is None:
-            expand_prompts = bool(self.config.text.expansion_template)
-        if seed is not None:
-            seed = check_whole("seed", seed, "a whole number", 0, 2**64 - 1)
-        first, image = rank() == 0, sampling.time_length == 0
+        asked = check_request(
+            self.config,
+            self.layout,
+            text,
+            negative_caption=negative_caption,
+            seed=seed,
+            expand_prompts=expand_prompts,
+            save_path=save_path,
+            time_length=time_length,
+            width=width,
+            height=height,
+            num_steps=num_steps,
+            guidance_weight=guidance_weight,
+            scheduler_scale=scheduler_scale,
+        )
+        first, sampling = rank() == 0, asked.sampling
         if first:
-            if save_path is not None:
-                save_path = check_save_path(save_path, "image" if image else "video")
-            self._warn_about(text, "prompt", image)
+            self._warn_about(text, "prompt", asked.image)
             if sampling.guided:
-                self._warn_about(negative_caption, "negative caption", image)
+                self._warn_about(asked.negative_caption, "negative caption", asked.image)
 
         def prepare() -> tuple[TextEmbeds, TextEmbeds | None, int]:
             with self.on_its_device("text_embedder"):
-                prompt = self.text_embedder.expand(text) if expand_prompts else text
+                prompt = self.text_embedder.expand(text) if asked.expand_prompts else text
                 if progress and prompt != text:
                     print(f"expanded prompt: {prompt}", flush=True)
-                embeds = self.text_embedder.encode(prompt, image).to("cpu")
-                null_embeds = self.text_embedder.encode(negative_caption, image).to("cpu") if sampling.guided else None
+                embeds, null_embeds = self.text_embedder.encode(prompt, asked.image).to("cpu"), None
+                if sampling.guided:
+                    null_embeds = self.text_embedder.encode(asked.negative_caption, asked.image).to("cpu")
             # torch.seed() would reseed the caller as well.
-            return embeds, null_embeds, torch.Generator("cpu").seed() if seed is None else seed
+            return embeds, null_embeds, torch.Generator("cpu").seed() if asked.seed is None else asked.seed
 
         embeds, null_embeds, seed = from_rank_0(prepare, long_work="encoding the text")
         device = self.device_map["dit"]
@@ -163,11 +146,11 @@ class Kandinsky5T2VPipeline:
             if self.vae is not None:
                 self.decode(latent)  # this rank's share of the pieces
             return None
-        if save_path is None:
+        if asked.save_path is None:
             return self.decode(latent)
-        with latent_kept(latent, save_path):
+        with latent_kept(latent, asked.save_path):
             video = self.decode(latent)
-            save(video, save_path)
+            save(video, asked.save_path)
         return video
 
     @torch.no_grad()

@@ -75,6 +75,8 @@ def _check_length(path: Path, config: Config) -> None:
 
 def how_to_get(part: str, path: Path) -> str:
     """Say where a missing part is published, and what is in its place."""
+    if not path.stem.startswith("kandinsky5lite") and part == "dit":
+        return "name the variant with --config, such as lite_5s"
     source, size = SOURCES[part]
     variant = "-".join(path.stem.split("_")[-2:])
     message = f"copy it from {source.format(variant)} on huggingface.co ({size} GB)"

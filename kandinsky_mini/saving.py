@@ -1,11 +1,15 @@
 """Videos become files, completely or not at all, and latents are kept until their video is one."""
 
 import contextlib
+import itertools
+import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v3 as iio
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .config import FPS
@@ -13,7 +17,7 @@ from .files import check_writable, trial, written_aside
 from .models.checkpoint import read_tensor
 
 SUFFIXES = {"video": ".mp4", "image": ".png"}
-MEGABYTES = 16  # a disk with less room counts as full
+MEGABYTES = 16  # a disk with less room than this for a video counts as full
 
 
 def save(video: torch.Tensor, path: Path) -> None:
@@ -26,15 +30,16 @@ def save(video: torch.Tensor, path: Path) -> None:
         _write(video, aside, path)
 
 
-def check_can_save(path: Path) -> None:
+def check_can_save(path: Path, latent_bytes: int = 0) -> None:
     """Refuse, before hours of sampling, a path at which no video, or image, and no latent could be saved afterwards.
 
-    A small one is really written, and thrown away. So a missing encoder shows as well.
+    As many bytes as both may take are really written, and thrown away. So is a small video, because a missing encoder
+    shows only then.
 
     Raises:
         ValueError: the path cannot be written, the disk is full, or the encoder does not work.
     """
-    check_writable(path, megabytes=MEGABYTES)
+    check_writable(path, megabytes=MEGABYTES + latent_bytes // 2**20 + 1)
     check_writable(latent_path(path))
     with trial(path) as aside:
         try:
@@ -49,15 +54,24 @@ def check_can_save(path: Path) -> None:
 def latent_kept(latent: torch.Tensor, path: Path) -> Iterator[None]:
     """Keep a latent (T, H, W, C) beside the path of its video until the block, which decodes and saves it, has ended.
 
-    If the block fails, the file stays, and an error gets a note that says how to go on.
+    If the block fails, the file stays, and an error gets a note that says how to go on. One that an earlier run has
+    left there stays, too.
+
+    Warns:
+        UserWarning: the latent cannot be written. The block runs all the same.
     """
-    file = latent_path(path)
-    with written_aside(file) as aside:
-        save_file({"latent": latent.contiguous().cpu()}, aside)
+    file = _free_path(latent_path(path))
+    try:
+        with written_aside(file) as aside:
+            save_file({"latent": latent.contiguous().cpu()}, aside)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"the latent is decoded without being kept: {file} cannot be written: {error}", stacklevel=3)
     try:
         yield
     except BaseException as error:
-        again = f"python launch/generate.py --latent {file} --path {path}"
+        if not file.exists():
+            raise
+        again = shlex.join(["python", "launch/generate.py", "--latent", str(file), "--path", str(path)])
         same = "with the same --config and --weights, and on another --device if you like"
         error.add_note(f"The latent is kept. To go on from it, {same}: {again}")
         raise
@@ -76,6 +90,13 @@ def load_latent(path: str | Path, channels: int) -> torch.Tensor:
 def latent_path(path: Path) -> Path:
     """Return the path of the latent that is kept beside the path of a video."""
     return path.with_name(f"{path.stem}.latent.safetensors")
+
+
+def _free_path(path: Path) -> Path:
+    """Return this path or, if there is a file, the first one with a number that is free."""
+    stem, _, suffixes = path.name.partition(".latent.")
+    numbered = (path.with_name(f"{stem}-{number}.latent.{suffixes}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _write(video: torch.Tensor, file: Path, path: Path) -> None:

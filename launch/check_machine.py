@@ -5,6 +5,7 @@ turns both into a `Result`. If the check raised, the result names a cure. A Warn
 nobody. After any other exception the exit status is 1.
 """
 
+import argparse
 import functools
 import os
 import platform
@@ -207,7 +208,8 @@ def all_reduce_in_two_processes(timeout: float = 60, program: str = RANK) -> Non
             raise RuntimeError(error or f"a rank ended with exit status {code}")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(argv)
     results = []
     for run in CHECKS:
         results.append(run())

@@ -32,7 +32,7 @@ def expected(part: str, folder: Path, ours: Config) -> nn.Module:
     """Build a part on the meta device. Those of other libraries have the sizes that their own folder says.
 
     Raises:
-        CheckpointError: the sizes are not those that the CrossDiT needs.
+        CheckpointError: the folder holds another model, or its sizes are not those that the CrossDiT needs.
     """
     with torch.device("meta"):
         if part == "dit":
@@ -44,6 +44,8 @@ def expected(part: str, folder: Path, ours: Config) -> nn.Module:
             kind, name = ENCODERS[part]
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             text = config.get_text_config()
+            if not isinstance(text, kind.config_class):
+                raise CheckpointError(f"{folder} holds a {text.model_type}, not a {kind.config_class.model_type}")
             model, width = kind(text), text.hidden_size
             if part == "text_encoder" and ours.text.expansion_template and not config.tie_word_embeddings:
                 model.lm_head = nn.Linear(width, text.vocab_size, bias=False)  # it writes the longer prompts

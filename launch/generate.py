@@ -15,6 +15,7 @@ from kandinsky_mini.command import FIRST, run
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default="a cat in a red hat")
+    parser.add_argument("--negative-prompt", help="what guidance moves away from (default: the configuration's)")
     parser.add_argument("--path", default="./test.mp4", help=".mp4, or .png with --time-length 0")
     parser.add_argument("--latent", help="decode this file, which an earlier run kept, instead of sampling")
     parser.add_argument("--time-length", type=int, help="seconds; 0 gives an image")
@@ -74,39 +75,50 @@ def main() -> None:
 
 def generate(args: argparse.Namespace, device: str):
     """Generate and save a video. Rank 0 returns it."""
-    from kandinsky_mini import get_T2V_pipeline
-    from kandinsky_mini.models.dit import compile_blocks
+    import torch
 
-    pipe = get_T2V_pipeline(device, args.config, args.layout, args.attention, args.weights, args.offload)
+    from kandinsky_mini import get_T2V_pipeline
+    from kandinsky_mini.build import resolve_layout
+    from kandinsky_mini.config import load_config
+    from kandinsky_mini.models.dit import check_compiler, compile_blocks
+    from kandinsky_mini.validation import check_request
+
+    asked = {
+        "time_length": args.time_length,
+        "width": args.width,
+        "height": args.height,
+        "guidance_weight": args.guidance_weight,
+        "num_steps": args.num_steps,
+        "scheduler_scale": args.scheduler_scale,
+        "seed": args.seed,
+        "negative_caption": args.negative_prompt,
+        "expand_prompts": args.expand_prompts,
+        "save_path": args.path,
+    }
+    config = load_config(args.config)
+    layout = resolve_layout(args.layout, config.dit)
+    check_request(config, layout, args.prompt, **asked)  # a mistake shows before the models are loaded
     if args.compile:
-        compile_blocks(pipe.dit)
-    return pipe(
-        args.prompt,
-        time_length=args.time_length,
-        width=args.width,
-        height=args.height,
-        guidance_weight=args.guidance_weight,
-        num_steps=args.num_steps,
-        scheduler_scale=args.scheduler_scale,
-        seed=args.seed,
-        expand_prompts=args.expand_prompts,
-        save_path=args.path,
-    )
+        check_compiler(torch.device(device))
+    pipe = get_T2V_pipeline(device, args.config, layout, args.attention, args.weights, args.offload)
+    if args.compile:
+        compile_blocks(pipe.dit, pipe.device_map["dit"])
+    return pipe(args.prompt, **asked)
 
 
 def decode_kept(args: argparse.Namespace, device: str):
     """Decode a latent that an earlier run kept, save the video, and return it. Only the VAE is loaded."""
     from kandinsky_mini.build import build_decoder
+    from kandinsky_mini.config import load_config
     from kandinsky_mini.parallel.groups import world_size
     from kandinsky_mini.saving import load_latent, save
     from kandinsky_mini.validation import check_save_path
 
     if world_size() > 1:
         raise ValueError("--latent is decoded by one process, not by several ranks: start it with python")
-    pipe = build_decoder(device, args.config, args.weights)
-    latent = load_latent(args.latent, pipe.config.dit.out_visual_dim)
+    latent = load_latent(args.latent, load_config(args.config).dit.out_visual_dim)
     path = check_save_path(args.path, "image" if len(latent) == 1 else "video")
-    video = pipe.decode(latent)
+    video = build_decoder(device, args.config, args.weights).decode(latent)
     save(video, path)
     return video
 

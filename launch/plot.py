@@ -133,7 +133,7 @@ def whole(records: list[Record]) -> Figure:
         return record.config, record.seconds_of_video
 
     runs = [record for record in records if record.parts]
-    parts = {(*video(record), record.device): record.parts for record in runs if record.gpus}
+    parts = {(*video(r), r.device): r.parts for r in runs if r.gpus and r.ranks == 1 and not r.offload}
     saving = {video(record): record.parts["save"] for record in runs if record.parts["save"] is not None}
 
     def draw(axis: Axes, group: list[Record]) -> None:
@@ -198,7 +198,7 @@ def bars(axis: Axes, group: list[Record], colours: list[str], labels: list[str],
         text = f"{record.step:.3f} s{note}"
         axis.annotate(text, (high, place), (8, 0), textcoords="offset points", va="center")
     axis.set_yticks(range(len(group)), labels)
-    axis.set(xlabel="seconds a step", xlim=(0, 1.5 * max(record.step for record in group)))
+    axis.set(xlabel="seconds a step", xlim=(0, 1.5 * max(max(record.slowest()) for record in group)))
     axis.invert_yaxis()
 
 

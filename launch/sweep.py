@@ -16,41 +16,49 @@ import sys
 from pathlib import Path
 
 import torch
-from benchmark import parse_args, sampling_of
+from benchmark import config_of, parse_args, sampling_of
 
 from kandinsky_mini.bench.machine import effective_cores, parallel_capacity
 from kandinsky_mini.bench.options import config_file, device, folder
 from kandinsky_mini.bench.records import FOLDER, Record, load_records
 from kandinsky_mini.command import run, run_program
-from kandinsky_mini.config import DiTConfig, SamplingConfig, load_config
+from kandinsky_mini.config import Config
 from kandinsky_mini.parallel.layout import ParallelLayout
 
 BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")
 GPUS = (1, 2, 4, 8)
 
 
-def layouts(config: DiTConfig, sampling: SamplingConfig, counts: list[int], wanted: list[str]) -> list[ParallelLayout]:
-    """Return the wanted layouts on so many ranks. Print why others are left out.
+def layouts(run_of: argparse.Namespace, config: Config, counts: list[int], wanted: list[str]) -> list[ParallelLayout]:
+    """Return the wanted layouts of a run on so many ranks. Print why others are left out.
 
     On one rank for each branch there is only one layout, because nothing is left to split.
     """
+    sampling = sampling_of(run_of, config)
     kept = [ParallelLayout()] if 1 in counts else []
     for count, text in itertools.product([count for count in counts if count > 1], wanted):
         layout = of_ranks(text, count)
         try:
             if layout.ranks != count:
+                if sized(text):
+                    continue  # its turn comes with another count
                 raise ValueError(f"it has no form for {count} ranks")
-            layout.check(config, count)
-            layout.check_run(sampling, config)
+            if run_of.engine == "ours" or layout.kind != "ulysses":  # cache-dit's Ulysses splits any number of heads
+                layout.check(config.dit, count)
+            layout.check_run(sampling, config.dit)
             kept += [layout] if layout not in kept else []
         except ValueError as error:
             print(f"left out: {layout}: {error}", flush=True)
     return kept
 
 
+def sized(text: str) -> bool:
+    return text[-1:].isdecimal()
+
+
 def of_ranks(text: str, count: int) -> ParallelLayout:
     """Read a layout with its size, such as "ulysses4x2", or give so many ranks to one without, such as "cfg2-tp"."""
-    if text[-1:].isdecimal():
+    if sized(text):
         return ParallelLayout.parse(text)
     one = ParallelLayout.parse(f"{text}1")
     size = max(1, count // one.cfg)
@@ -77,19 +85,19 @@ def benchmark(layout: ParallelLayout, options: list[str]) -> int:
     return 0
 
 
-def on_gpus(config: DiTConfig, sampling: SamplingConfig, names: list[str], options: list[str]) -> list[int]:
+def on_gpus(run_of: argparse.Namespace, config: Config, names: list[str], options: list[str]) -> list[int]:
     counts = {*GPUS, *(of_ranks(name, 1).ranks for name in names)}
     counts = sorted(count for count in counts if count <= torch.cuda.device_count())
-    return [benchmark(layout, options) for layout in layouts(config, sampling, counts, names)]
+    return [benchmark(layout, options) for layout in layouts(run_of, config, counts, names)]
 
 
-def on_cpu(config: DiTConfig, sampling: SamplingConfig, names: list[str], options: list[str]) -> list[int]:
+def on_cpu(run_of: argparse.Namespace, config: Config, names: list[str], options: list[str]) -> list[int]:
     """Run 1 rank with 1 thread, 1 rank with N threads and N ranks with 1 thread, on N cores."""
     cores = max(1, int(effective_cores()))
     capacity = parallel_capacity(cores)
     print(f"parallel capacity: {capacity:.2f} of {cores} cores", flush=True)
     options = [*options, "--device", "cpu", "--capacity", f"{capacity:.3f}"]
-    one, *several = layouts(config, sampling, [1, cores], names)
+    one, *several = layouts(run_of, config, [1, cores], names)
     # On one core, the first two are the same.
     runs = dict.fromkeys([(one, 1), (one, cores), *((layout, 1) for layout in several)])
     return [benchmark(layout, [*options, "--threads", str(threads)]) for layout, threads in runs]
@@ -122,18 +130,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=folder, default=str(FOLDER), help="the folder of the records")
     args, others = parser.parse_known_args(argv)
 
-    # Try the options for benchmark.py here, so that a mistake is reported once and not in every run.
-    run_of = parse_args(["--device", args.device, "--out", str(args.out), *others])
+    each = [["--out", str(args.out), *others, *(["--config", path] if path else [])] for path in args.config or [None]]
+    # Try the options for benchmark.py here, so that a mistake is reported once and before any run.
+    runs = [parse_args(["--device", args.device, *options]) for options in each]
     try:
         load_records(args.out)  # a record that cannot be read would keep the table from being printed at the end
     except ValueError as error:
         parser.error(str(error))
     failed = 0
-    for path in args.config or [None]:
-        options = ["--out", str(args.out), *others, *(["--config", path] if path else [])]
-        config = load_config(path)
+    for run_of, options in zip(runs, each, strict=True):
         run_all = on_gpus if args.device == "cuda" else on_cpu
-        statuses = run_all(config.dit, sampling_of(run_of, config), args.layouts, options)
+        statuses = run_all(run_of, config_of(run_of), args.layouts, options)
         failed += sum(status != 0 for status in statuses)
     gpus = args.device == "cuda"
     print(table([record for record in load_records(args.out) if (record.gpus > 0) == gpus and not record.parts]))

@@ -32,7 +32,7 @@ def generate_seconds(threads: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(HERE / "generate.py"), "--device", "cpu", "--path", f"{folder}/video.mp4"]
         started = time.perf_counter()
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         run_program(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, **quiet)
         return time.perf_counter() - started
 

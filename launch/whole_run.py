@@ -39,7 +39,7 @@ from kandinsky_mini.pipeline import COMPONENTS, Kandinsky5T2VPipeline
 from kandinsky_mini.sampling import draw_noise
 from kandinsky_mini.saving import save
 from kandinsky_mini.training.dataset import render_videos
-from kandinsky_mini.validation import check_save_path
+from kandinsky_mini.validation import check_request, check_save_path
 from kandinsky_mini.world.scenes import Scene
 
 PROMPT = "a cat in a red hat"
@@ -51,7 +51,7 @@ def parse_device_map(entries: list[str]) -> dict[str, torch.device]:
     if len(entries) == 1 and "=" not in entries[0]:
         entries = [f"{name}={entries[0]}" for name in COMPONENTS]
     named = dict(entry.partition("=")[::2] for entry in entries)
-    if set(named) != set(COMPONENTS):
+    if set(named) != set(COMPONENTS) or len(entries) > len(named):
         sys.exit(f"error: --device-map is {' '.join(entries)}; it needs {', '.join(COMPONENTS)}, each once")
     try:
         return {name: torch.device(options.device(device)) for name, device in named.items()}
@@ -139,11 +139,11 @@ def main(argv: list[str] | None = None) -> None:
     config, devices = load_config(args.config), parse_device_map(args.device_map)
     layout = resolve_layout(args.layout, config.dit)
     size = replace(config.sampling, time_length=args.seconds or config.sampling.time_length)
-    layout.check_run(size, config.dit)
+    check_request(config, layout, PROMPT, time_length=size.time_length, num_steps=args.steps, save_path=args.path)
     if world_size() > 1:
         devices = resolve_devices(devices)
-    if rank() == 0 and (args.path or can_save()):  # what is wrong would otherwise show at the very end
-        check_save_path(args.path or args.out / "video.mp4", "video")
+    if rank() == 0 and can_save():  # what is wrong would otherwise show at the very end
+        check_save_path(args.out / "video.mp4", "video")
     if args.memory:
         limit_memory(devices, args.memory)
     parts: dict[str, float | None] = {}
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         compiled = devices["dit"].type == "cuda" if args.compile is None else args.compile
         if compiled:
-            compile_blocks(pipe.dit)
+            compile_blocks(pipe.dit, devices["dit"])
         steps, parts = time_parts(pipe, size, args.steps, args.path)
     peaks = [measure.peak_bytes(device) for device in dict.fromkeys(used.values())]
     peaks = [peak for of_rank in gather_from_all(peaks) for peak in of_rank]
@@ -187,6 +187,7 @@ def main(argv: list[str] | None = None) -> None:
         parts=parts,
         device_map={name: str(device) for name, device in used.items()},
         offload=args.offload,
+        sparse=bool(used) and config.dit.nabla is not None,
         threads=torch.get_num_threads(),
     )
     path = record.save(args.out)

@@ -7,16 +7,21 @@ import resource
 import shutil
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import imageio.v3 as iio
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from kandinsky_mini import get_T2V_pipeline
+from kandinsky_mini import get_T2V_pipeline, saving
+from kandinsky_mini.config import load_config
 from kandinsky_mini.models.checkpoint import CheckpointError
+from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.saving import load_latent
+from kandinsky_mini.validation import check_request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -319,6 +324,46 @@ def test_a_full_disk_is_found_before_sampling(idle_pipe, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_for_the_latent_is_found_before_sampling(tmp_path):
+    """It must fit beside the video. Ten seconds at the real size have 23 MiB."""
+    config, room = load_config("lite_10s"), 30 * 2**20
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # as on a disk with 30 MB left
+    try:
+        with pytest.raises(ValueError, match="cat.mp4 is not writable: File too large"):
+            check_request(config, ParallelLayout(), PROMPT, save_path=tmp_path / "cat.mp4")
+        check_request(config, ParallelLayout(), PROMPT, save_path=tmp_path / "cat.mp4", time_length=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_latent_that_cannot_be_kept_is_decoded_all_the_same(tiny_pipe, tmp_path, monkeypatch):
+    def fail(*args):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", fail)
+    with pytest.warns(UserWarning, match="decoded without being kept: .*cat.latent.safetensors .*No space left"):
+        tiny_pipe(PROMPT, save_path=tmp_path / "cat.mp4", progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["cat.mp4"]
+    monkeypatch.setattr(tiny_pipe.vae.decoder, "forward", mock.Mock(side_effect=MemoryError()))
+    with pytest.warns(UserWarning), pytest.raises(MemoryError) as raised:
+        tiny_pipe(PROMPT, save_path=tmp_path / "cat.mp4", progress=False)
+    assert not hasattr(raised.value, "__notes__"), "it says that the latent is kept"
+
+
+def test_a_kept_latent_survives_later_runs_to_the_same_path(tiny_pipe, tmp_path, monkeypatch):
+    kept, path = tmp_path / "cat.latent.safetensors", tmp_path / "cat.mp4"
+    kept.write_bytes(b"hours of work")
+    tiny_pipe(PROMPT, save_path=path, progress=False)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, kept.name}
+    monkeypatch.setattr(tiny_pipe.vae.decoder, "forward", mock.Mock(side_effect=MemoryError()))
+    with pytest.raises(MemoryError) as raised:
+        tiny_pipe(PROMPT, save_path=path, progress=False)
+    assert kept.read_bytes() == b"hours of work"
+    second = tmp_path / "cat-2.latent.safetensors"
+    assert second.exists() and f"--latent {second} " in raised.value.__notes__[0]
 
 
 def test_a_place_that_cannot_keep_a_latent_is_found_before_sampling(idle_pipe, tmp_path):

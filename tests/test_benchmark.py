@@ -102,8 +102,9 @@ def test_a_sweep_on_gpus_takes_every_number_of_them_that_is_there_or_named(monke
     ran = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
     monkeypatch.setattr(sweep_script, "benchmark", lambda layout, options: ran.append((str(layout), options)) or 0)
-    lite = load_config("lite_5s")
-    statuses = sweep_script.on_gpus(lite.dit, lite.sampling, ["tp", "ulysses2x3", "ulysses4x2"], ["--steps", "3"])
+    run_of = sweep_script.parse_args(["--config", "lite_5s"])
+    names = ["tp", "ulysses2x3", "ulysses4x2"]
+    statuses = sweep_script.on_gpus(run_of, load_config("lite_5s"), names, ["--steps", "3"])
     assert ran == [(layout, ["--steps", "3"]) for layout in ("tp1", "tp2", "tp4", "ulysses2x3")]
     assert statuses == [0] * 4
 
@@ -422,6 +423,17 @@ def test_a_video_that_could_not_be_saved_is_refused_before_the_models_are_loaded
     monkeypatch.setattr(whole_run, "get_T2V_pipeline", lambda *args, **options: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match="the suffix of this video must be .mp4"):
         whole_run.main(["--config", str(tiny_config), "--out", str(tmp_path), "--path", str(tmp_path / "video.png")])
+
+
+def test_a_whole_run_with_random_weights_needs_a_real_size(tmp_path):
+    """Mini's text is too narrow for encoders with the heads of the published ones."""
+    with pytest.raises(ValueError, match="mini has no random text encoders"):
+        whole_run.main(["--random-weights", "--steps", "2", "--out", str(tmp_path)])
+
+
+def test_a_device_map_has_each_part_once():
+    with pytest.raises(SystemExit, match="each once"):
+        whole_run.parse_device_map(["dit=cpu", "dit=meta", "vae=cpu", "text_embedder=cpu"])
 
 
 def test_a_whole_run_without_weights_says_how_to_do_without(tmp_path):

@@ -27,8 +27,15 @@ def started(monkeypatch):
     assert all(process.returncode is not None for process in processes)
 
 
+def test_help_checks_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(check_machine, "CHECKS", ())
+    with pytest.raises(SystemExit) as raised:
+        check_machine.main(["--help"])
+    assert raised.value.code == 0 and "Check whether this machine can run the workshop" in capsys.readouterr().out
+
+
 def test_this_machine_is_ready(capsys, started):
-    assert check_machine.main() == 0
+    assert check_machine.main([]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split()[0] in ("good", "warn") for line in lines] == [True] * len(check_machine.CHECKS)
     assert last == "Ready for the workshop"
@@ -38,7 +45,7 @@ def test_this_machine_is_ready(capsys, started):
 def test_wrong_network_interface(monkeypatch, capsys, started):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
     monkeypatch.setattr(check_machine, "CHECKS", (check_machine.two_rank_all_reduce,))
-    assert check_machine.main() == 1
+    assert check_machine.main([]) == 1
     line, last = capsys.readouterr().out.splitlines()
     assert line.startswith("bad") and "nowhere0" in line and "-> unset GLOO_SOCKET_IFNAME" in line
     assert last == "1 to mend"
@@ -102,7 +109,7 @@ def test_a_host_name_without_an_address_is_a_warning_with_torchruns_option(monke
 def test_one_core_is_a_warning_only(monkeypatch, capsys):
     monkeypatch.setattr(check_machine, "effective_cores", lambda: 1.0)
     monkeypatch.setattr(check_machine, "CHECKS", (check_machine.cpu_cores,))
-    assert check_machine.main() == 0
+    assert check_machine.main([]) == 0
     assert capsys.readouterr().out.startswith("warn  CPU cores")
 
 

@@ -71,7 +71,9 @@ def test_an_interrupt_ends_a_program_and_is_passed_on(monkeypatch):
     ("error", "ending"),
     [
         (RuntimeError("shapes do not fit"), RuntimeError),  # a mistake in the code keeps its traceback
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), RuntimeError),
         (RuntimeError("CUDA out of memory. Tried much"), SystemExit),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried much"), SystemExit),
         (MemoryError(), SystemExit),
         (ValueError("wrong"), SystemExit),
         (TypeError("wrong"), TypeError),
@@ -87,3 +89,17 @@ def test_only_errors_that_a_person_can_cure_become_a_line(error, ending, monkeyp
         run(fail)
     assert (raised.value is error) == (ending is not SystemExit)
     streams.stdout.reconfigure.assert_called_once_with(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        ({"stderr": subprocess.PIPE, "text": True}, "error: no encoder\n"),  # nobody has seen it yet
+        ({"stderr": subprocess.DEVNULL}, "error: {} -c 'exit(3)' failed with status 3"),
+    ],
+)
+def test_a_program_that_fails_ends_a_script_with_its_words(options, ending):
+    code = "exit(3)" if "{}" in ending else "exit('error: no encoder')"
+    with pytest.raises(SystemExit) as raised:
+        run(lambda: run_program([sys.executable, "-c", code], **options))
+    assert raised.value.code == ending.format(sys.executable)

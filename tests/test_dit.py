@@ -168,6 +168,13 @@ def test_compiling_without_a_compiler_is_refused_in_a_line(monkeypatch):
         compile_blocks(random_model())
 
 
+def test_the_compiler_is_that_of_the_device_on_which_the_blocks_will_run(monkeypatch):
+    """With offload the weights wait on a CPU, for which nothing is compiled."""
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    monkeypatch.setenv("CC", "true")
+    compile_blocks(random_model(), torch.device("cuda"))
+
+
 def test_compiling_for_a_gpu_needs_a_compiler_as_well(monkeypatch, tmp_path):
     gpu = torch.device("cuda")
     monkeypatch.setenv("PATH", str(tmp_path))

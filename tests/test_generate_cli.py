@@ -14,7 +14,9 @@ import imageio.v3 as iio
 import pytest
 import torch
 from helpers import ROOT
+from safetensors.torch import save_file
 
+from kandinsky_mini.parallel.layout import ParallelLayout
 from kandinsky_mini.saving import latent_kept, save
 
 SCRIPT = ROOT / "launch" / "generate.py"
@@ -49,9 +51,9 @@ def test_generates_a_video(tiny_config, tmp_path):
 def test_every_option_reaches_the_pipeline(monkeypatch):
     """Numbers that are all different show an option that is forgotten or mistaken for another one."""
     given = {"time_length": 2, "width": 48, "height": 32, "num_steps": 7, "guidance_weight": 2.5, "seed": 9}
-    given |= {"scheduler_scale": 6.5}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    built = {"--config": "c.yaml", "--layout": "tp4", "--attention": "cudnn", "--weights": "lite"}
+    given |= {"scheduler_scale": 6.5, "negative_caption": "a dog"}
+    options = [f"--{name.replace('_', '-').replace('caption', 'prompt')}={value}" for name, value in given.items()]
+    built = {"--config": "mini", "--layout": "tp2", "--attention": "cudnn", "--weights": "lite"}
     words = [
         *options,
         *itertools.chain(*built.items()),
@@ -63,11 +65,41 @@ def test_every_option_reaches_the_pipeline(monkeypatch):
         "pig.mp4",
     ]
     monkeypatch.setattr(sys, "argv", ["generate.py", *words])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     pipe = mock.MagicMock()
     with mock.patch("kandinsky_mini.get_T2V_pipeline", return_value=pipe) as get:
         assert generate.generate(generate.parse_args(), "cpu") is pipe.return_value
+    built["--layout"] = ParallelLayout("tp", 2)
     get.assert_called_once_with("cpu", *built.values(), True)
     pipe.assert_called_once_with("a pig", save_path="pig.mp4", expand_prompts=False, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--width", "100"], "width must be a multiple of 16"),
+        (["--time-length", "0"], "the suffix of this image must be .png"),
+        (["--path", "nowhere/cat.mp4"], "there is no folder"),
+        (["--num-steps", "0"], "num_steps"),
+        (["--layout", "tp2"], "needs 2 ranks, but 1 were started"),
+        (["--expand-prompts"], "cannot expand prompts"),
+        (["--compile"], "compiling needs a"),
+        (["--latent", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--latent", "cat.latent.safetensors", "--path", "cat.png"], "the suffix of this video must be .mp4"),
+    ],
+)
+def test_a_mistake_shows_before_the_models_are_loaded(tmp_path, monkeypatch, options, message):
+    """At the real size, loading takes minutes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    monkeypatch.setattr(sys, "argv", ["generate.py", *options])
+    save_file({"latent": torch.zeros(2, 2, 4, 16)}, "cat.latent.safetensors")
+    monkeypatch.setattr("kandinsky_mini.get_T2V_pipeline", lambda *args: pytest.fail("they were loaded"))
+    monkeypatch.setattr("kandinsky_mini.build.build_decoder", lambda *args: pytest.fail("the VAE was loaded"))
+    args = generate.parse_args()
+    with pytest.raises(ValueError, match=message):
+        (generate.decode_kept if args.latent else generate.generate)(args, "cpu")
 
 
 @pytest.mark.skipif(shutil.which("c++") is None or " " in torch.__file__, reason="PyTorch's compiler needs these")

@@ -171,3 +171,10 @@ def test_simulated_ranks_cannot_have_branches_of_their_own():
     with simulated_ranks(ParallelLayout("tp", 1, cfg=2)) as mesh:
         with pytest.raises(ValueError, match="guidance parallelism needs real ranks"):
             branches_on(mesh)(lambda text: text, [None, None])
+
+
+def test_a_model_with_one_head_cannot_be_split():
+    one = dataclasses.replace(SMALL, axes_dims=(SMALL.model_dim // 2, SMALL.model_dim // 4, SMALL.model_dim // 4))
+    assert one.num_heads == 1
+    with pytest.raises(ValueError, match="1 heads are not divisible by 2; it can split this model over 1 rank, and no"):
+        ParallelLayout("ulysses", 2).check(one, 2)

@@ -85,3 +85,9 @@ def test_a_gpu_is_counted_from_0(monkeypatch):
     assert options.device("cuda:1") == "cuda:1" and options.device("cuda") == "cuda"
     with pytest.raises(ArgumentTypeError, match="'cuda:2' does not exist here: PyTorch finds 2 GPUs"):
         options.device("cuda:2")
+
+
+def test_without_nvidia_smi_a_measurement_is_not_lost(monkeypatch, tmp_path):
+    """Some containers lack it, and the link is asked for after all steps have been measured."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.interconnect(2) == "unknown"

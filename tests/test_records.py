@@ -51,6 +51,7 @@ DIFFERENCES = [
         {"config": "mini"},
         {"text_tokens": [64, 64]},
         {"parts": {"text": 1.0}},
+        {"sparse": True},
     ),
     *({"layout": ParallelLayout("tp", 4)}, {"layout": ParallelLayout("ulysses", 2)}),
     *({"layout": ParallelLayout("tp", 1, cfg=2)}, {"gpus": 0}, {"gpus": 0, "threads": 2}),
@@ -115,6 +116,16 @@ def test_a_whole_run_is_drawn_with_the_parts_of_its_own_length():
     runs.append(dataclasses.replace(runs[0], seconds_of_video=10, parts={"vae": 8.0, "save": 2.0}))
     axes = plot.whole([*steps, *longer, *runs]).axes
     assert [axis.texts[0].get_text() for axis in axes] == ["105", "110"]
+
+
+def test_a_whole_run_is_drawn_with_the_parts_of_one_rank_that_has_all_models():
+    """Two ranks share the decoding, and with offload a part includes moving its model."""
+    steps = [lite(5, gpus, 2.0 / gpus) for gpus in (1, 2)]
+    one = lite(5, 1, 2.0, parts={"vae": 4.0, "save": 1.0})
+    two = lite(5, 2, 1.0, parts={"vae": 2.0, "save": 1.0})
+    moved = dataclasses.replace(one, parts={"vae": 9.0, "save": 1.0}, offload=True)
+    (axis,) = plot.whole([*steps, one, moved, two]).axes
+    assert axis.texts[0].get_text() == "105"
 
 
 def test_figures_have_room_for_eight_gpus():
@@ -383,6 +394,8 @@ def test_a_record_names_the_command_that_anybody_can_repeat(monkeypatch, out):
     for ranks, launcher in ((1, "python"), (4, "torchrun --nproc-per-node 4")):
         monkeypatch.setattr(records, "world_size", lambda ranks=ranks: ranks)
         assert records.command_line() == f"{launcher} launch/benchmark.py --steps 3 --unguided"
+    monkeypatch.setattr(records.sys, "argv", ["launch/whole_run.py", "--path", "a cat.mp4"])
+    assert records.command_line().endswith(" launch/whole_run.py --path 'a cat.mp4'")
 
 
 def test_a_sweep_s_speedups_are_over_one_rank_with_one_thread():
@@ -396,11 +409,12 @@ def test_a_sweep_s_speedups_are_over_one_rank_with_one_thread():
     ]
 
 
-def swept(counts: list[int], *names: str, **changes) -> str:
+def swept(counts: list[int], *names: str, options: tuple[str, ...] = (), **changes) -> str:
     """Return the layouts that a sweep over so many ranks runs."""
     config = load_config("lite_5s")
-    sampling = dataclasses.replace(config.sampling, **changes)
-    return " ".join(map(str, sweep.layouts(config.dit, sampling, counts, list(names))))
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+    run_of = sweep.parse_args(["--config", "lite_5s", *options])
+    return " ".join(map(str, sweep.layouts(run_of, config, counts, list(names))))
 
 
 def test_a_sweep_runs_each_family_on_each_number_of_ranks(capsys):
@@ -422,8 +436,7 @@ def test_a_sweep_on_a_cpu_runs_nothing_twice(cores, runs, monkeypatch):
     monkeypatch.setattr(sweep, "parallel_capacity", lambda cores: 1.0)
     started = []
     monkeypatch.setattr(sweep, "benchmark", lambda layout, options: started.append(f"{layout} {options[-1]}"))
-    config = load_config()
-    sweep.on_cpu(config.dit, config.sampling, ["tp"], [])
+    sweep.on_cpu(sweep.parse_args([]), load_config(), ["tp"], [])
     assert started == runs
 
 
@@ -435,8 +448,26 @@ def test_a_sweep_over_some_numbers_of_ranks(capsys):
     assert swept([3], "cfg2-tp") == swept([4], "ulysses4x2") == ""
     assert capsys.readouterr().out.splitlines() == [
         "left out: cfg2-tp1: it has no form for 3 ranks",
-        "left out: ulysses4x2: it has no form for 4 ranks",
     ]
+
+
+def test_a_sweep_of_another_library_splits_any_number_of_heads():
+    """cache-dit's Ulysses does. Its tensor parallelism needs a number that divides the heads, as ours does."""
+    options = ("--engine", "diffusers", "--random-weights")
+    assert swept([8], "tp", "ulysses", options=options) == "ulysses8"
+
+
+def test_a_sweep_passes_options_on_that_only_its_configuration_knows(tmp_path, monkeypatch):
+    """mini has no sparse attention, so it may not be the one that the options are tried with."""
+    monkeypatch.setattr(sweep, "on_cpu", lambda run_of, config, names, options: started.append((run_of, config)) or [])
+    started = []
+    options = ["--device", "cpu", "--random-weights", "--density", "0.3", "--out", str(tmp_path)]
+    sweep.main([*options, "--config", "lite_10s"])
+    ((run_of, config),) = started
+    assert run_of.density == 0.3 and config.name == "lite_10s" and config.dit.nabla
+    with pytest.raises(SystemExit):
+        sweep.main([*options, "--config", "lite_10s", "mini"])
+    assert len(started) == 1
 
 
 def test_a_sweep_leaves_out_what_the_run_cannot_split(capsys):

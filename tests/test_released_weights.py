@@ -187,6 +187,13 @@ def test_a_missing_part_is_named_with_its_source(published, tmp_path, layout, na
         get_T2V_pipeline("cpu", conf, weights=copy)
 
 
+def test_a_forgotten_configuration_is_named(published):
+    """Mini is the default, and nobody publishes it."""
+    _, folder, _ = published
+    with pytest.raises(CheckpointError, match="mini has no weights for dit: .*; name the variant with --config"):
+        get_T2V_pipeline("cpu", weights=folder / "downloaded")
+
+
 def test_a_checkpoint_of_another_variant_is_named(published, tmp_path):
     conf, folder, _ = published
     copy = shutil.copytree(folder / "downloaded", tmp_path / "copy", copy_function=shutil.os.link)
@@ -311,6 +318,16 @@ def test_the_check_finds_a_tokenizer_that_is_not_there(published, tmp_path):
     copy = shutil.copytree(folder / "downloaded", tmp_path / "copy")
     (copy / "text_encoder2" / "tokenizer_config.json").unlink()
     with pytest.raises(CheckpointError, match="tokenizer_config.json is missing"):
+        check_weights.main([str(copy), "--config", str(conf)])
+
+
+def test_the_check_finds_encoders_that_have_changed_places(published, tmp_path):
+    conf, folder, _ = published
+    copy = shutil.copytree(folder / "downloaded", tmp_path / "copy", copy_function=shutil.os.link)
+    (copy / "text_encoder").rename(copy / "other")
+    (copy / "text_encoder2").rename(copy / "text_encoder")
+    (copy / "other").rename(copy / "text_encoder2")
+    with pytest.raises(CheckpointError, match="text_encoder holds a clip_text_model, not a qwen2_5_vl_text"):
         check_weights.main([str(copy), "--config", str(conf)])
 
 

@@ -138,6 +138,13 @@ def test_a_run_that_fails_says_why(fake, monkeypatch, tmp_path):
     assert not (tmp_path / "test.json").exists() and not (tmp_path / "test.mp4").exists()
 
 
+def test_a_run_that_fails_shows_its_cause_and_not_the_launcher_s_report(fake, tmp_path, monkeypatch):
+    monkeypatch.delenv("LIVE", raising=False)
+    fake("print('error: the layout needs 3 ranks', file=sys.stderr)\nraise SystemExit(3000 * 'report ')")
+    with pytest.raises(RuntimeError, match=f"^{re.escape(SLOW)} failed:\nerror: the layout needs 3 ranks$"):
+        recordings.run(SLOW, "test.mp4", tmp_path)
+
+
 @pytest.mark.parametrize("value", ["", "yes", "2"])
 def test_other_values_of_live_are_refused(monkeypatch, value):
     monkeypatch.setenv("LIVE", value)

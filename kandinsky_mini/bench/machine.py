@@ -77,6 +77,9 @@ def interconnect(gpus: int) -> str:
     """Return how the first GPU reaches the second in nvidia-smi's words, such as NV18 for 18 NVLinks."""
     if gpus < 2:
         return "none"
-    table = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True).stdout
+    try:
+        table = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True).stdout
+    except OSError:  # some containers have no nvidia-smi
+        return "unknown"
     rows = [line.split() for line in table.splitlines() if line.startswith("GPU0")]
     return rows[0][2] if rows and len(rows[0]) > 2 else "unknown"

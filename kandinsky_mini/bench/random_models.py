@@ -74,7 +74,12 @@ def random_text_embedder(config: Config, device: torch.device) -> TextEmbedder:
     """Build Qwen2.5-VL 7B without its part for pictures and CLIP ViT-L/14's text model, at their published sizes.
 
     Mini's tokenizer takes the place of theirs. It gives one token for each word, so the template has another length.
+
+    Raises:
+        ValueError: the text is too narrow for their numbers of heads, as mini's is.
     """
+    if config.dit.in_text_dim % 28 or config.dit.in_text_dim2 % 12:
+        raise ValueError(f"{config.name} has no random text encoders: take the configuration of a real size")
     tokenizer, dtype = new_tokenizer(1024), compute_dtype(device)
 
     def tokens_before_the_prompt(template: str) -> int:

@@ -17,6 +17,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+from ..command import run_program
 from ..config import ROOT
 from ..files import write_json
 from .machine import effective_cores, processor
@@ -90,10 +91,12 @@ def start(command: str, path: Path) -> Recording:
     """Run the command in the root folder of the repository, and return what it printed last."""
     started = time.perf_counter()
     line = [*TORCHRUN, *shlex.split(command)[1:], "--path", str(path)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{command} failed:\n{done.stderr[-2000:]}")
-    output = done.stdout.replace(str(path.resolve()), path.name).splitlines()[-2:]
+    try:
+        printed = run_program(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    except subprocess.CalledProcessError as error:  # torchrun's own report is long, and comes last
+        causes = "\n".join(said for said in error.stderr.splitlines() if said.startswith("error:"))
+        raise RuntimeError(f"{command} failed:\n{causes or error.stderr[-2000:]}") from None
+    output = printed.replace(str(path.resolve()), path.name).splitlines()[-2:]
     where = f"{processor()} with {effective_cores():.0f} cores"
     return Recording(command, output, time.perf_counter() - started, date.today().isoformat(), where)
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shlex
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -39,6 +40,7 @@ class Record:
     parts: the seconds of what a whole run does once: "expand" (the prompt), "text", "vae" and "save". None means not
         measured.
     offload: in a whole run, whether models that did not work waited in the CPU's memory.
+    sparse: in a whole run, whether self-attention was NABLA's, with the configuration's P.
     capacity: on a CPU, how many one-thread processes' worth of work the machine did at once, before the run.
     density: the share of the blocks that NABLA was to keep, or None with full attention. Its self-attention runs on
         flex_attention. kept: the share that it kept on each rank in the first forward.
@@ -65,6 +67,7 @@ class Record:
     parts: dict[str, float | None] = field(default_factory=dict)
     device_map: dict[str, str] = field(default_factory=dict)
     offload: bool = False
+    sparse: bool = False
     threads: int = 1
     capacity: float | None = None
     density: float | None = None
@@ -96,6 +99,7 @@ class Record:
             *([f"tokens_{'_'.join(map(str, self.text_tokens))}"] if self.text_tokens else []),
             *([f"{self.gpus}gpus"] if self.parts else []),
             *(["offload"] if self.offload else []),
+            *(["nabla"] if self.sparse else []),
             *([f"nabla_{self.density:g}"] if self.density else []),
             *(["cfg"] if self.layout.cfg > 1 else []),
             self.layout.kind,
@@ -211,4 +215,4 @@ def command_line() -> str:
         place = options.index("--out")
         del options[place : place + 2]
     launcher = f"torchrun --nproc-per-node {world_size()}" if world_size() > 1 else "python"
-    return " ".join([launcher, f"{script.parent.name}/{script.name}", *options])
+    return f"{launcher} {shlex.join([f'{script.parent.name}/{script.name}', *options])}"

@@ -197,15 +197,16 @@ def set_dtype(dit: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(torch.float32 if name in kept else dtype)
 
 
-def compile_blocks(dit: DiffusionTransformer3D) -> None:
+def compile_blocks(dit: DiffusionTransformer3D, device: torch.device | None = None) -> None:
     """Compile the visual blocks in place, before or after sharding. All of them share one full graph.
 
-    The next forward takes longer than usual, from a few seconds to a minute.
+    The next forward takes longer than usual, from a few seconds to a minute. The device is the one on which the blocks
+    will run. By default it is that of their weights, which wait elsewhere with offload.
 
     Raises:
         ValueError: there is no compiler. PyTorch needs one for C++ on a CPU, and one for C on a GPU.
     """
-    check_compiler(dit.visual_embeddings.in_layer.weight.device)
+    check_compiler(device or dit.visual_embeddings.in_layer.weight.device)
     for block in dit.visual_transformer_blocks:
         # On a GPU the kernels between the matrix products try several block sizes, which takes some seconds more.
         block.compile(fullgraph=True, options={"max_autotune_pointwise": True})

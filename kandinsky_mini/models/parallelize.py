@@ -244,7 +244,8 @@ def check_divisible(config: DiTConfig, ranks: int, plan: str = "talk") -> None:
     for name, width in widths.items():
         if width % ranks:
             fits = [n for n in range(1, width + 1) if all(w % n == 0 for w in widths.values())]
+            numbers = f"{', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks" if fits[1:] else "1 rank, and no more"
             raise ValueError(
                 f"{kind} over {ranks} ranks: {width} {name} are not divisible by {ranks}; "
-                f"it can split this model over {', '.join(map(str, fits[:-1]))} or {fits[-1]} ranks"
+                f"it can split this model over {numbers}"
             )
