@@ -60,7 +60,7 @@ def latent_kept(latent: torch.Tensor, path: Path) -> Iterator[None]:
     Warns:
         UserWarning: the latent cannot be written. The block runs all the same.
     """
-    file = _free_path(latent_path(path))
+    file = _free_latent_path(path)
     try:
         with written_aside(file) as aside:
             save_file({"latent": latent.contiguous().cpu()}, aside)
@@ -92,11 +92,10 @@ def latent_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.latent.safetensors")
 
 
-def _free_path(path: Path) -> Path:
-    """Return this path or, if there is a file, the first one with a number that is free."""
-    stem, _, suffixes = path.name.partition(".latent.")
-    numbered = (path.with_name(f"{stem}-{number}.latent.{suffixes}") for number in itertools.count(2))
-    return next(each for each in itertools.chain([path], numbered) if not each.exists())
+def _free_latent_path(path: Path) -> Path:
+    """Return the latent's path beside a video or, if a latent is there, the first one with a number that is free."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(file for file in map(latent_path, itertools.chain([path], numbered)) if not file.exists())
 
 
 def _write(video: torch.Tensor, file: Path, path: Path) -> None:

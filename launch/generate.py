@@ -75,10 +75,8 @@ def main() -> None:
 
 def generate(args: argparse.Namespace, device: str):
     """Generate and save a video. Rank 0 returns it."""
-    import torch
-
     from kandinsky_mini import get_T2V_pipeline
-    from kandinsky_mini.build import resolve_layout
+    from kandinsky_mini.build import resolve_devices, resolve_layout
     from kandinsky_mini.config import load_config
     from kandinsky_mini.models.dit import check_compiler, compile_blocks
     from kandinsky_mini.validation import check_request
@@ -99,7 +97,7 @@ def generate(args: argparse.Namespace, device: str):
     layout = resolve_layout(args.layout, config.dit)
     check_request(config, layout, args.prompt, **asked)  # a mistake shows before the models are loaded
     if args.compile:
-        check_compiler(torch.device(device))
+        check_compiler(resolve_devices(device)["dit"])
     pipe = get_T2V_pipeline(device, args.config, layout, args.attention, args.weights, args.offload)
     if args.compile:
         compile_blocks(pipe.dit, pipe.device_map["dit"])

@@ -71,11 +71,10 @@ def test_the_benchmark_s_page_quotes_the_accuracy():
     split = [(b / a, n) for each in records.values() for n in each for a, b in zip(each["1"], each[n], strict=True)]
     assert {ranks for _, ranks in split} == {"1", "2", "4"}
     kernels = [records[f"precision-h200-lite_5s-1s-tp2{kernel}"]["1"] for kernel in ("", "-flash4")]
+    assert len({f"{100 * statistics.mean(errors):.3f}" for errors in kernels}) == 1
     quotes = [
         f"differs from one in float32 by {min(alone):.2f} to {max(alone):.2f} %",
-        "{:.3f} % with cuDNN's kernel, and {:.3f} % with".format(
-            *(100 * statistics.mean(errors) for errors in kernels)
-        ),
+        f"it is {100 * statistics.mean(kernels[0]):.3f} % with cuDNN's kernel, and the same with flash-attn-4",
         f"at most {max(every):.2f} %, which is at most {max(split)[0]:.2f} times the difference on one GPU",
     ]
     assert [quote for quote in quotes if quote not in page] == []
@@ -156,6 +155,7 @@ def test_the_benchmark_s_page_has_the_records_of_split_queries():
     on_h200 = [record for record in on_h200 if record.gpus and not record.parts]
     below = [100 * (1 - predicted(record) / record.step) for record in on_h200]
     assert f"the prediction is {min(below):.1f} to {max(below):.1f} % below the measured step" in page
+    assert f"the prediction's error, which was [up to {max(below):.1f} %](" in " ".join(read("README.md").split())
 
 
 def test_the_benchmark_s_page_has_the_records_of_flash4():

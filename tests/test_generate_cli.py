@@ -85,6 +85,7 @@ def test_every_option_reaches_the_pipeline(monkeypatch):
         (["--layout", "tp2"], "needs 2 ranks, but 1 were started"),
         (["--expand-prompts"], "cannot expand prompts"),
         (["--compile"], "compiling needs a"),
+        (["--compile", "--device", "gpu"], "dit on 'gpu' does not work here"),
         (["--latent", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--latent", "cat.latent.safetensors", "--path", "cat.png"], "the suffix of this video must be .mp4"),
     ],
@@ -99,7 +100,7 @@ def test_a_mistake_shows_before_the_models_are_loaded(tmp_path, monkeypatch, opt
     monkeypatch.setattr("kandinsky_mini.build.build_decoder", lambda *args: pytest.fail("the VAE was loaded"))
     args = generate.parse_args()
     with pytest.raises(ValueError, match=message):
-        (generate.decode_kept if args.latent else generate.generate)(args, "cpu")
+        (generate.decode_kept if args.latent else generate.generate)(args, args.device or "cpu")
 
 
 @pytest.mark.skipif(shutil.which("c++") is None or " " in torch.__file__, reason="PyTorch's compiler needs these")
