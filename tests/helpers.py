@@ -47,6 +47,11 @@ def read(*parts: str) -> str:
     return ROOT.joinpath(*parts).read_text(encoding="utf-8")
 
 
+def gpu(record: Record) -> str:
+    """Return the kind of a record's GPU, such as H200."""
+    return record.device.split()[1]
+
+
 def spread(record: Record) -> str:
     """Return the seconds of a record's step as pages quote them: the median, the fastest and the slowest."""
     return f"{record.step:.3f} ({min(record.slowest()):.3f} to {max(record.slowest()):.3f})"
