@@ -135,13 +135,15 @@ def whole(records: list[Record]) -> Figure:
     runs = [record for record in records if record.parts]
     parts = {(*video(r), r.device): r.parts for r in runs if r.gpus and r.ranks == 1 and not r.offload}
     saving = {video(record): record.parts["save"] for record in runs if record.parts["save"] is not None}
+    measured = {"CrossDiT", "save", *(name for each in parts.values() for name, seconds in each.items() if seconds)}
+    colours = {name: colour for name, colour in OUTSIDE.items() if name in measured}
 
     def draw(axis: Axes, group: list[Record]) -> None:
         one = group[0]
         steps = load_config(CONFIGS / f"{one.config}.yaml").sampling.num_steps
         outside = {name: value for name, value in parts[*video(one), one.device].items() if value}
         rows = [{"CrossDiT": steps * record.step} | outside | {"save": saving[video(one)]} for record in group]
-        stacked(axis, [str(record.ranks) for record in group], rows, OUTSIDE)
+        stacked(axis, [str(record.ranks) for record in group], rows, colours)
         all_of_one = sum(rows[0].values())
         for record, row in zip(group[1:], rows[1:], strict=True):
             text = f"{all_of_one / sum(row.values()):.2f}x\n(a step {one.step / record.step:.2f}x)"

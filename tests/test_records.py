@@ -126,6 +126,7 @@ def test_a_whole_run_is_drawn_with_the_parts_of_one_rank_that_has_all_models():
     moved = dataclasses.replace(one, parts={"vae": 9.0, "save": 1.0}, offload=True)
     (axis,) = plot.whole([*steps, one, moved, two]).axes
     assert axis.texts[0].get_text() == "105"
+    assert [text.get_text() for text in axis.get_legend().texts] == ["save", "vae", "CrossDiT"]
 
 
 def test_figures_have_room_for_eight_gpus():
